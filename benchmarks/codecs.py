@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ltx2_core.checkpoint.keys.upscaler import UPSCALER
 from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler
 
-from .contest import COMFY, DIFFUSERS, LTX_CORE, OURS, Case, Run, measure, table
+from .contest import COMFY, DIFFUSERS, LTX_CORE, OURS, Case, Run, call, measure, table
 from .no_card import write_zeros
 from .peers import find_comfy
 from .weights import Config, State, component, drawn, loaded, released
@@ -110,8 +110,8 @@ def upscaler_case(size: tuple[int, int, int]) -> Case:
             from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler
 
             others[COMFY] = LatentUpsampler(comfy.ops.disable_weight_init, **section)
-    runs = {name: _call(loaded(network, state), x) for name, network in others.items()}
-    return Case(f"upscaler x2, latent of {' x '.join(map(str, size))}", {OURS: _call(ours, x), **runs})
+    runs = {name: call(loaded(network, state), x) for name, network in others.items()}
+    return Case(f"upscaler x2, latent of {' x '.join(map(str, size))}", {OURS: call(ours, x), **runs})
 
 
 def _of_ltx_core(section: Config) -> nn.Module:
@@ -120,10 +120,6 @@ def _of_ltx_core(section: Config) -> nn.Module:
     with torch.device("meta"):
         network: nn.Module = LatentUpsamplerConfigurator.from_config(section)
     return network
-
-
-def _call(network: nn.Module, x: Tensor) -> Run:
-    return lambda: network(x)
 
 
 def cases() -> Iterator[Case]:

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 from peak import Peak
-from torch import Tensor
+from torch import Tensor, nn
 
 from .markdown import markdown
 
@@ -20,6 +20,11 @@ ROUNDS = 5
 NEAR = 1e-4  # as a share of the largest number: the same but for rounding
 
 Run = Callable[[], Tensor]
+
+
+def call(network: nn.Module, x: Tensor) -> Run:
+    """Return the run that is one call of ``network``."""
+    return lambda: network(x)
 
 
 @dataclass(frozen=True)

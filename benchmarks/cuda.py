@@ -207,10 +207,16 @@ def main(arguments: list[str] | None = None) -> Path:
     with torch.inference_mode():
         for format in FORMATS[: 1 + max(map(FORMATS.index, options.formats))]:
             bench.measure("load", {"format": format}, partial(bench.load, format))
-            for part in options.only if format in options.formats else ():
+            for part in parts_of(format, options):
                 for which, figures in PARTS[part](bench):
                     bench.measure(part, {"format": format, **which}, figures)
     return bench.path
+
+
+def parts_of(format: str, options: argparse.Namespace) -> list[str]:
+    """Return what is measured of a format; what is the same in all of them is measured in the turn of bf16."""
+    asked = options.only if format in options.formats else ()
+    return [part for part in asked if format == "bf16" or part not in ONCE]
 
 
 def tables_of(content: Figures) -> str:
@@ -231,9 +237,7 @@ def _table(rows: list[Figures]) -> str:
 
 
 def rates(bench: Bench) -> Iterator[Case]:
-    """Yield what the card and its link reach, in bf16 alone."""
-    if bench.format != "bf16":
-        return
+    """Yield what the card and its link reach."""
     device, card = bench.device, bench.device.type == "cuda"
     side, size = (8192, GIB) if card else (64, 2**16)
 
@@ -256,9 +260,7 @@ def rates(bench: Bench) -> Iterator[Case]:
 
 
 def vocode(bench: Bench) -> Iterator[Case]:
-    """Yield the vocoder with random weights, in bf16's turn alone: its numbers are float32 in every format."""
-    if bench.format != "bf16":
-        return
+    """Yield the vocoder with random weights, whose numbers are float32 in every format."""
     torch.manual_seed(0)
     vocoder = COMPONENTS["vocoder"].make(bench.config, {})
     mel = torch.randn(1, 2, 100 if bench.device.type == "cuda" else 4, 64) - 4
@@ -277,9 +279,9 @@ def vocode(bench: Bench) -> Iterator[Case]:
 
 
 def attention(bench: Bench) -> Iterator[Case]:
-    """Yield one pass with all weights on the device, in bf16's turn alone, with every attention beside PyTorch's."""
+    """Yield one pass with all weights on the device, with every attention beside PyTorch's."""
 
-    def beside_the_plain_way(clip: str, name: str) -> Figures:
+    def beside_pytorch(clip: str, name: str) -> Figures:
         put(bench, "block", None)
         given = passes_of(bench, clip, 1)
 
@@ -293,9 +295,9 @@ def attention(bench: Bench) -> Iterator[Case]:
         error = ((found - exact).float().norm() / exact.float().norm()).item()
         return {"seconds": seconds, "beside PyTorch's": seconds / plain, "difference": error}
 
-    for clip in bench.clips if bench.format == "bf16" else ():
+    for clip in bench.clips:
         for name in ATTENTIONS:
-            yield {"clip": clip, "where": name}, partial(beside_the_plain_way, clip, name)
+            yield {"clip": clip, "where": name}, partial(beside_pytorch, clip, name)
 
 
 def delay(bench: Bench) -> Iterator[Case]:
@@ -363,7 +365,7 @@ def stream(bench: Bench) -> Iterator[Case]:
 
 
 def compare(bench: Bench) -> Iterator[Case]:
-    """Yield one pass in bf16, which all have, beside ltx-core and diffusers, with the weights where ours are."""
+    """Yield one pass beside ltx-core and diffusers, with the weights where ours are."""
 
     @cache
     def network(peer: str) -> Any:
@@ -388,7 +390,7 @@ def compare(bench: Bench) -> Iterator[Case]:
         figures["ours / theirs"] = median(each["ours"] / each["theirs"] for each in rounds)
         return figures | {"difference": ((ours - theirs).abs().max() / theirs.abs().max()).item()}
 
-    for clip in bench.clips if bench.format == "bf16" else ():
+    for clip in bench.clips:
         for peer in PEERS:
             yield {"clip": clip, "passes": 1, "where": f"beside {peer}"}, partial(ratio, clip, peer)
 
@@ -397,6 +399,7 @@ PARTS = {
     "rates": rates, "attention": attention, "vocoder": vocode, "forward": forward, "graphs": graph,
     "delays": delay, "peers": compare, "stream": stream,
 }  # fmt: skip
+ONCE = ("rates", "attention", "vocoder", "peers")  # what all formats have alike, or only bf16 has
 
 
 # --------------------------------------------------------------------------------------------------------------- steps

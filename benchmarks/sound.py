@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ltx2_core.checkpoint.keys.layouts import VOCODER_WORDS, diffusers_name
 
-from .contest import COMFY, DIFFUSERS, LTX_CORE, OURS, ROUNDS, Case, Run, measure, table
+from .contest import COMFY, DIFFUSERS, LTX_CORE, OURS, ROUNDS, Case, Run, call, measure, table
 from .peers import find_comfy
 from .weights import Config, State, component, loaded, released
 
@@ -82,21 +82,17 @@ def vocoder_case(version: str) -> Case:
     if find_spec("ltx_core"):
         from ltx_core.model.audio_vae import VocoderConfigurator
 
-        others[LTX_CORE] = _call(loaded(VocoderConfigurator.from_config(config), state, "vocoder."), x)
+        others[LTX_CORE] = call(loaded(VocoderConfigurator.from_config(config), state, "vocoder."), x)
     if find_spec("diffusers"):
         from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 
         bare = {key.removeprefix("vocoder."): tensor for key, tensor in state.items()}
         named = {diffusers_name(key, VOCODER_WORDS): tensor for key, tensor in bare.items()}
         made = LTX2VocoderWithBWE() if "bwe" in config["vocoder"] else LTX2Vocoder()
-        others[DIFFUSERS] = _call(loaded(made, named), x)
+        others[DIFFUSERS] = call(loaded(made, named), x)
     if find_comfy():
-        others[COMFY] = _call(comfy(config, state).vocoder, x.mT)
-    return Case(f"vocoder {version}, {FRAMES} frames", {OURS: _call(ours, x), **others})
-
-
-def _call(network: nn.Module, x: Tensor) -> Run:
-    return lambda: network(x)
+        others[COMFY] = call(comfy(config, state).vocoder, x.mT)
+    return Case(f"vocoder {version}, {FRAMES} frames", {OURS: call(ours, x), **others})
 
 
 def cases() -> Iterator[Case]:

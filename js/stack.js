@@ -1,4 +1,5 @@
 // Of the rows of the LoRA stack, only those that are used are shown, and one more to choose the next one in.
+import { after } from "./changes.js";
 import { hide, redraw } from "./hide.js";
 
 const NONE = "none";
@@ -26,13 +27,4 @@ export function growStack(node) {
   for (const [lora] of rows) after(lora, "callback", resize);
   after(node, "onConfigure", show); // the values of a saved workflow have come, and so has its size
   resize();
-}
-
-function after(object, method, then) {
-  const before = object[method];
-  object[method] = function (...given) {
-    const result = before?.apply(this, given);
-    then();
-    return result;
-  };
 }

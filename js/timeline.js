@@ -3,6 +3,7 @@
 // The widget of the node keeps the strip as JSON (ltx2_core/conditioning/timeline.py checks it); here it is drawn, and every
 // change is written back into it, so that it is saved, copied and undone with the graph.
 import { app } from "../../scripts/app.js";
+import { after } from "./changes.js";
 import { addElement } from "./element.js";
 import { address, chooseFile, upload, waveform } from "./files.js";
 import { hide, redraw } from "./hide.js";
@@ -102,17 +103,13 @@ class Strip {
 
   // Draw anew whenever somebody else has set the JSON: a workflow that is loaded, a pasted node, an undo.
   follow() {
-    const { callback } = this.widget;
-    this.widget.callback = (...given) => {
-      callback?.apply(this.widget, given);
+    after(this.widget, "callback", () => {
       if (!this.isWriting) this.show();
-    };
-    const { onConfigure } = this.node;
-    this.node.onConfigure = (...given) => {
-      onConfigure?.apply(this.node, given);
+    });
+    after(this.node, "onConfigure", () => {
       hide(this.widget, true);
       this.show();
-    };
+    });
   }
 
   /** The strip as the JSON says it; null where that is none. */

@@ -183,6 +183,25 @@ def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
     )
 
 
+def draw_toward(x: Tensor, other: Tensor, factor: float) -> Tensor:
+    """Draw the mean and deviation of each channel of ``x`` to those of ``other``, by ``factor``: 1 fully.
+
+    Both are (B, C, ...). Source: Huang and Belongie, arXiv:1703.06868.
+    """
+    deviation, mean = torch.std_mean(x, tuple(range(2, x.ndim)), keepdim=True)
+    other_deviation, other_mean = torch.std_mean(other, tuple(range(2, other.ndim)), keepdim=True)
+    return torch.lerp(x, (x - mean) / deviation.clamp(min=1e-6) * other_deviation + other_mean, factor)
+
+
+def compress_range(x: Tensor, ratio: float) -> Tensor:
+    """Make large numbers of ``x`` smaller, by at most 60 % for a ``ratio`` of 1.
+
+    As in diffusers (``LTX2LatentUpsamplePipeline.tone_map_latents``).
+    """
+    share = 0.75 * ratio
+    return x * (1 - 0.8 * share * torch.sigmoid(4 * share * (x.abs() - 1)))
+
+
 NOISE_ORDERS = ("official", "comfyui")
 
 

@@ -85,9 +85,9 @@ class UpscalerConfig:
             space=Fraction(scale) if fields.flag("spatial_upsample", True) else Fraction(1),
             time=time,
             rational=rational,
-            in_channels=fields.whole("in_channels", 128, most=2**14),
-            mid_channels=fields.whole("mid_channels", 512, most=2**14),
-            blocks=fields.whole("num_blocks_per_stage", 4, least=0, most=64),
+            in_channels=fields.whole("in_channels", cls.in_channels, most=2**14),
+            mid_channels=fields.whole("mid_channels", cls.mid_channels, most=2**14),
+            blocks=fields.whole("num_blocks_per_stage", cls.blocks, least=0, most=64),
         )
         if config.mid_channels % GROUPS:
             raise fields.refusal("mid_channels", f"a multiple of {GROUPS}")

@@ -56,9 +56,15 @@ from ..ltx2_core.text import Tokenizer
 from . import host
 from .preview import preview_of
 
-# Where a network runs, in the host's words; all others are a "vae".
-ROLES = {**dict.fromkeys((TRANSFORMER.name, CONNECTORS.name, *CONNECTORS.components), "transformer"),
-         **dict.fromkeys((TEXT_FEATURES.name, TEXT_ENCODER.name, VISION_ENCODER.name), "text")}  # fmt: skip
+TRANSFORMER_PARTS = {TRANSFORMER.name, CONNECTORS.name, *CONNECTORS.components}
+TEXT_PARTS = {TEXT_FEATURES.name, TEXT_ENCODER.name, VISION_ENCODER.name}
+
+
+def role_of(name: str) -> str:
+    """Return what the host calls a network or component of ours, which decides where it runs."""
+    if name in TRANSFORMER_PARTS:
+        return "transformer"
+    return "text" if name in TEXT_PARTS else "vae"
 
 
 class LTX2Weights(nn.Module):
@@ -144,7 +150,8 @@ class HostNetwork:
             self._modules = tuple(self._make(arrival.deferred))
             network = prepare.joined(self._modules)
             lists = (each for each in network.modules() if isinstance(each, nn.ModuleList))
-            for block in itertools.chain.from_iterable(lists):
+            # Samplers ask between the blocks of a transformer, which hooks would keep out of CUDA graphs.
+            for block in itertools.chain.from_iterable(() if self.name == TRANSFORMER.name else lists):
                 block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
             link = link_to(self.device, host.PINNED)
             weights.store = Store(network, self.device, link=link, arrival=arrival)
@@ -279,7 +286,7 @@ class LoadedModel:
         self.format = precision if precision in CASTS else None
         self.precision = "auto" if self.format else precision
         self._dtypes = {
-            name: dtype_of(precision, name) or host.dtype_for(ROLES.get(name, "vae"), source.parameters)
+            name: dtype_of(precision, name) or host.dtype_for(role_of(name), source.parameters)
             for name, source in models.sources.items()
         }
         self._networks: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}
@@ -308,7 +315,7 @@ class LoadedModel:
         if gemma is not None:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
         tables = gemma is None or not arrival_on(gemma.network.device, gemma.dtype).in_place
-        files, device = None if gemma is None else gemma.files, host.device_for(ROLES["transformer"])
+        files, device = None if gemma is None else gemma.files, host.device_for("transformer")
         return blueprint_of(self.models, files, dtypes, self.format, tables, device)
 
     def network(
@@ -326,7 +333,7 @@ class LoadedModel:
         folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.how.fold_loras)
         if (key.name, dtype, folded) not in self._networks:
             format = self.format if key == TRANSFORMER else None
-            device = host.device_for(ROLES.get(key.name, "vae"))
+            device = host.device_for(role_of(key.name))
             make = partial(prepare.build_modules, self.models, key, dtype, format, folded, device)
             cast = f", cast to {format}" if format else ""
             origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
@@ -400,7 +407,7 @@ class HostEngine(PlannedEngine):
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
         source = key.source
-        return source.device if isinstance(source, AnyUpscaler) else host.device_for(ROLES.get(key.name, "vae"))
+        return source.device if isinstance(source, AnyUpscaler) else host.device_for(role_of(key.name))
 
     def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
         """Return what a network computes in; the text projection does as the text encoder."""
@@ -440,7 +447,7 @@ class HostEngine(PlannedEngine):
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
-        work = need_of(stage, self.blueprint).work_bytes
+        work = (need_of(stage, self.blueprint) if placement is None else placement.need).work_bytes
         if isinstance(source := stage.networks[0].source, ForeignUpscaler):
             mm.load_models_gpu([source.patcher], memory_required=work)
             yield Networks({stage.networks[0]: source})

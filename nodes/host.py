@@ -24,7 +24,7 @@ from server import PromptServer
 from server import nodes as host_nodes
 from torch import Tensor
 
-from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
+from ..ltx2_core.checkpoint.listed import check_inside, file_below, files_below
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs, check_written
 from ..ltx2_core.errors import LTX2Error, MissingFileError, SettingError, for_page, page_text, plain_record, stoppable
 from ..ltx2_core.errors.files import writing
@@ -194,6 +194,7 @@ def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> R
         loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
         budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
         pinned = pinnable(total, available + PINNED.held)  # what we pinned before may be pinned again
+        pinned = 0 if mm.MAX_PINNED_MEMORY <= 0 else pinned  # as with --disable-pinned-memory
         free = Room(machine(device), budget, pinned, free=PINNED.free)
     return free if limits is None else free.within(limits.room.budget, limits.room.ram)
 

@@ -37,6 +37,7 @@ class EmptyLatent(Node):
         widgets(ClipSettings, "size", "megapixels", "length", optional=True),
         widgets(RecipeSettings, "hq"),
         optional("positive", "video", "audio"),
+        widgets(ClipSettings, "least_seconds", "most_seconds"),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.belonging import FollowsModel, find_text_encoder
 from ..ltx2_core.checkpoint.folders import files_of, is_shard
-from ..ltx2_core.checkpoint.models import MINIATURE, paths_found
+from ..ltx2_core.checkpoint.listed import paths_found
+from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.parts import find_parts
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER

@@ -6,7 +6,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint.belonging import check_own_part
-from ..ltx2_core.checkpoint.models import MINIATURE, Models, paths_found
+from ..ltx2_core.checkpoint.listed import paths_found
+from ..ltx2_core.checkpoint.models import MINIATURE, Models
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, open_shrunk

@@ -31,11 +31,11 @@ class _Enlarging(Node):
 
     @classmethod
     def enlarged(
-        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
+        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None, **tones: Any
     ) -> tuple[Latent, ClipShape]:
         """Return the larger latent, and its size."""
-        engine = HostEngine(model, plan)
-        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), cls.wanted)
+        engine, begin, second = HostEngine(model, plan), GraphLatent(latent), SecondStage(**tones)
+        larger = upscale_latent(engine, begin, upscaler_of(upscaler, model.models), cls.wanted, second)
         return to_host_latent(larger), GraphLatent(larger).shape
 
 
@@ -44,6 +44,7 @@ class UpscaleNode(_Enlarging):
 
     id = "LTX2AVUpscale"
     title = "refine/Latent Upscaler"
+    inputs = [*_Enlarging.inputs, widgets(SecondStage, "adain_factor", "tone_map_compression")]
     wanted = "space"
 
     @classmethod
@@ -114,7 +115,7 @@ class TwoStage(Node):
         widgets(TileSettings),
         optional("plan", "conditions"),
         widgets(RecipeSettings, "hq"),
-        widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
+        widgets(SecondStage, "keep_references", "keep_keyframes", "detailing", "adain_factor", "tone_map_compression"),
     ]
     outputs = {"av_latent": io.Latent, "report": io.String}
     shows = True
@@ -128,7 +129,7 @@ class TwoStage(Node):
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
         begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
-        larger = upscale_latent(HostEngine(model, plan), begin, upscaler_of(upscaler, model.models))
+        larger = upscale_latent(HostEngine(model, plan), begin, upscaler_of(upscaler, model.models), None, second)
         refiner: LoadedModel = settings.pop("refine_model", None) or model
         engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
         refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)

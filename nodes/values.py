@@ -12,7 +12,7 @@ from torch import Tensor
 from ..ltx2_core.conditioning.conditions import Condition
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sockets import NOT_ONE, check_pictures
-from ..ltx2_core.conditioning.sources import AudioSource, VideoSource
+from ..ltx2_core.conditioning.sources import AudioSource, VideoSource, samples_of
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
 from ..ltx2_core.media import probe, widened
@@ -70,9 +70,8 @@ def save_video(video: Video, path: Path, tags: Mapping[str, str]) -> Path:
     """
     if not isinstance(video, InputImpl.VideoFromFile):
         film, sound = video_source(None, video), audio_of_video(video)
-        heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
         fps = film.fps or Fraction(24)
-        return write_clip(path, film.chunks(fps, film.count(fps)), fps, heard[0], heard[1], metadata=tags)
+        return write_clip(path, film.chunks(fps, film.count(fps)), fps, *samples_of(sound), metadata=tags)
     if isinstance(source := video.get_stream_source(), str):
         check_unsigned(Path(source))
     with whole_or_nothing(path) as unfinished:

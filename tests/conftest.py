@@ -93,6 +93,38 @@ def tiny_files(tmp_path_factory):
     return cache(lambda version: tiny.write(tmp_path_factory.mktemp(f"tiny-{version}"), version))
 
 
+@pytest.fixture(scope="module")
+def models(tiny_files):
+    """The tiny model of 2.3, opened."""
+    import ltx2_core as ltx2
+
+    checkpoint, gemma, _ = tiny_files("2.3")
+    return ltx2.open_models(checkpoint, gemma)
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    """The built-in model, opened."""
+    import ltx2_core as ltx2
+
+    return ltx2.open_models("miniature")
+
+
+@pytest.fixture
+def without_gradients():
+    """Let what a test computes record nothing for gradients."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def whole(tiny_files, tmp_path_factory):
+    """Files of every kind as they should be, of which tests damage copies."""
+    import damage
+
+    return damage.whole_files(tmp_path_factory.mktemp("whole"), *tiny_files("2.3"))
+
+
 @pytest.fixture(scope="session")
 def tiny_blueprint(tiny_files):
     """The networks of a tiny model as shapes, from the headers of its files, and these files."""

@@ -44,9 +44,6 @@ class Graph:
         self.calls, self.replays = [], 0
         self.own: dict[int, tuple[Tensor, list[weakref.ref]]] = {}  # memory that was taken, and who looks at it
 
-    def pool(self):
-        return 0, 1
-
     def replay(self):
         self.replays += 1
         for operation, args, kwargs, results in self.calls:
@@ -90,23 +87,62 @@ def _tensors(tree) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-@contextmanager
-def recording(graph, pool=None, stream=None, capture_error_mode="global"):
-    """Stands in for ``torch.cuda.graph``."""
-    with Recorder(graph):
-        yield
-    graph.spoil(all=True)
+class Card:
+    """What PyTorch knows of the card: its current stream, and for which pools of memory its allocator records."""
+
+    def __init__(self):
+        self.stream, self.pools = "default", set()
+
+    @contextmanager
+    def streaming(self, stream):
+        """Stands in for ``torch.cuda.stream``."""
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextmanager
+    def recording(self, graph, pool=None, stream=None, capture_error_mode="global"):
+        """Stands in for ``torch.cuda.graph``, which stays at it where it fails."""
+        before, self.stream = self.stream, stream
+        self.pools.add(pool)
+        with Recorder(graph):
+            yield
+        self.stop(0, pool)
+        self.stream = before
+        graph.spoil(all=True)
+
+    def stop(self, device, pool):
+        if pool not in self.pools:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.pools.remove(pool)
+
+    @property
+    def is_as_before(self) -> bool:
+        return self.stream == "default" and not self.pools
 
 
-def install(monkeypatch) -> list[Graph]:
+class Made(list[Graph]):
+    """The graphs that are made, and the card that has them."""
+
+    card: Card
+
+
+def install(monkeypatch) -> Made:
     """Let the CPU have graphs; returns the list of those that are made."""
-    made: list[Graph] = []
+    made = Made()
+    made.card = Card()
 
     def make() -> Graph:
         made.append(Graph())
         return made[-1]
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "graph", made.card.recording)
+    monkeypatch.setattr(torch.cuda, "stream", made.card.streaming)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"that records on {device}")
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.card.stop, raising=False)
     monkeypatch.setattr(graphs, "DEVICES", ("cpu",))
     return made

@@ -1,4 +1,4 @@
-"""The golden vectors of the VAEs and vocoders: weights and inputs are formulas, outputs are given as samples."""
+"""The golden vectors: weights and inputs are formulas; outputs of the VAEs and vocoders are given as samples."""
 
 from collections.abc import Callable, Iterable
 from math import prod
@@ -25,6 +25,17 @@ def _weight(name: str, k: int, shape: tuple[int, ...], gain: float) -> Tensor:
     if len(shape) >= 2:
         return s * gain / (s.numel() / shape[0]) ** 0.5
     return 1 + 0.1 * s if "norm" in name and name.endswith("weight") else 0.1 * s
+
+
+def waves(module: nn.Module, bare: Callable[[str], str]) -> dict[str, Tensor]:
+    """Return the weights by our names that test_vectors_transformer_text.json describes; ``bare`` as for ``fill``."""
+    tensors = module.state_dict()
+    state = {}
+    for k, (name, ours) in enumerate(sorted((bare(ours), ours) for ours in tensors)):
+        i = torch.arange(tensors[ours].numel(), dtype=torch.float64)
+        w = 0.2 * torch.sin(0.7 * (k + 1) + 1.3 * (i + 1))
+        state[ours] = (1 + 0.5 * w if name.endswith("norm.weight") else w).float().reshape(tensors[ours].shape)
+    return state
 
 
 def signal(*shape: int) -> Tensor:

@@ -18,11 +18,11 @@ from ltx2_core.quantization import BLOCKS
 NUMBERS = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
     "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21,
-    "IQ2_S": 22, "IQ4_XS": 23, "IQ1_M": 29, "BF16": 30, "TQ2_0": 35, "MXFP4": 39, "NVFP4": 40,
+    "IQ2_S": 22, "IQ4_XS": 23, "IQ1_M": 29, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35, "MXFP4": 39, "NVFP4": 40, "Q1_0": 41,
 }  # fmt: skip
 # Where blocks have float16 numbers, which random bytes would make infinite.
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2),
-          "Q6_K": (208,)}  # fmt: skip
+          "Q6_K": (208,), "TQ1_0": (52,), "TQ2_0": (64,)}  # fmt: skip
 SCALE_BYTES = {"MXFP4": (1, 116, 122), "NVFP4": (4, 8, 40)}  # how many there are, and which are not too large
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PREFIX = "model.diffusion_model."

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from agreement import compare
+from drawn import draw
 from official_pipelines import shortened, use_official
 from torch import Tensor
 
@@ -23,11 +24,6 @@ SLOTS = {
 }
 LENGTHS = (25, 33, 49, 97, 121, 129, 161, 193, 241, 257)
 LATENTS = ((1, 8, 3, 3, 4), (1, 8, 4, 5, 3))
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    """Return numbers of a seed, (1, ...)."""
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def recorded(part: str) -> dict:

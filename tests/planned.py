@@ -5,7 +5,7 @@ import torch
 from ltx2_core import tiny
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.geometry import ClipShape
-from ltx2_core.memory import Room, StageNeed
+from ltx2_core.memory import Placement, Room, StageNeed, Store
 from ltx2_core.memory.machine import Machine
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.need_of_passes import need_of_passes
@@ -33,6 +33,12 @@ def plan(blueprint: Blueprint, shape: ClipShape, machine: Machine, *, budget: in
     return plan_stages(stages_of_clip(blueprint, shape, SAMPLING), blueprint, room, shape)
 
 
+def follow(store: Store, placement: Placement) -> None:
+    """Let a store keep and stream what was planned, from its next use on, as an engine does."""
+    store.stream_by(placement.unit, placement.slots or 2)
+    store.set_budget(placement.weight_budget)
+
+
 def small(version: str, layers: int = 3) -> Blueprint:
     """A release with a transformer small enough to be run, but wide enough that tokens count."""
     numbers = {
@@ -45,6 +51,14 @@ def small(version: str, layers: int = 3) -> Blueprint:
     with torch.device("meta"):
         network = COMPONENTS["transformer"].make(config, {})
     return Blueprint("small", config, {"transformer": network.state_dict()}, None)
+
+
+def seeded(found: Blueprint) -> Transformer:
+    """The transformer of ``small``, of random numbers that are the same each time."""
+    network, generator = running(found), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(1, parameter.shape[-1]) ** 0.5)
+    return network
 
 
 def running(found: Blueprint) -> Transformer:

@@ -57,7 +57,9 @@ FAULTS = [
           "slot.ready = slot.ready or self._copies.record_event()"),
     Fault("the event before the copy stands for that after it", "link", "slot.ready = self._copies.record_event()",
           "slot.ready = slot.free"),
-    Fault("copies are put on the stream of the work", "link", "with torch.cuda.stream(self._copies):", "if True:"),
+    Fault("copies are put on the stream of the work", "link",
+          "with torch.cuda.stream(self._copies):\n            self._copies.wait_event(slot.free)",
+          "if True:\n            self._copies.wait_event(slot.free)"),
     Fault("the work does not wait for a copy", "link",
           "        torch.cuda.current_stream(self.device).wait_event(slot.ready)\n"),
     Fault("copies wait for themselves, not the work for them", "link",
@@ -140,12 +142,12 @@ FAULTS = [
     Fault("what is sent rests all the same", "pinned",
           '''which is about to be copied, until it rests."""
         with self._lock:
-            original = unit.original or unit
+            original = unit.source
             self._holders.setdefault(original, weakref.WeakSet()).add(unit)
             self._resting.pop(original, None)''',
           '''which is about to be copied, until it rests."""
         with self._lock:
-            original = unit.original or unit
+            original = unit.source
             self._holders.setdefault(original, weakref.WeakSet()).add(unit)
             self._resting.get(original)'''),
     Fault("what is sent rests when others come", "pinned",

@@ -23,6 +23,7 @@ OTHER_INPUTS = {
     ("Resources", "precision"): "LTX2AVLoadModel.precision",
     ("Resources", "format"): "LTX2AVLoadModel.precision",
     ("Resources", "cache"): "LTX2AVGemmaTextEncode.keep_encoded",
+    ("SamplingSettings", "motion_speed"): "LTX2AVSample.fps",
     ("SecondStage", "refine"): "LTX2AVRefine.latent",
     ("SecondStage", "sigmas"): "LTX2AVRefine.sigmas",
     ("SecondStage", "distilled_lora_strength"): "LTX2AVLoadLora.strength",

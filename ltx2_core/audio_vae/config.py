@@ -46,17 +46,17 @@ class AudioVAEConfig:
         settings = {"norm_type": "pixel", "causality_axis": "height", "double_z": True, **network.content}
         _expect("audio_vae", settings, attn_resolutions=[], mid_block_add_attention=False)
         _expect("audio_vae", settings, norm_type="pixel", causality_axis="height", double_z=True)
-        mel_bins = mel.whole("n_mel_channels", 64, most=MOST_BINS)
+        mel_bins = mel.whole("n_mel_channels", cls.mel_bins, most=MOST_BINS)
         config = cls(
-            channels=network.whole("ch", 128, most=WIDEST),
-            multipliers=network.wholes("ch_mult", (1, 2, 4), most=64, longest=8),
-            res_blocks=network.whole("num_res_blocks", 2, least=0, most=MOST_LAYERS),
-            in_channels=network.whole("in_channels", 2, most=WIDEST),
-            out_channels=network.whole("out_ch", 2, most=WIDEST),
-            latent_channels=network.whole("z_channels", 8, most=WIDEST),
-            sample_rate=params.whole("sampling_rate", 16000, *RATES),
-            n_fft=stft.whole("filter_length", 1024, least=2, most=MOST_SAMPLES),
-            hop=stft.whole("hop_length", 160, most=MOST_SAMPLES),
+            channels=network.whole("ch", cls.channels, most=WIDEST),
+            multipliers=network.wholes("ch_mult", cls.multipliers, most=64, longest=8),
+            res_blocks=network.whole("num_res_blocks", cls.res_blocks, least=0, most=MOST_LAYERS),
+            in_channels=network.whole("in_channels", cls.in_channels, most=WIDEST),
+            out_channels=network.whole("out_ch", cls.out_channels, most=WIDEST),
+            latent_channels=network.whole("z_channels", cls.latent_channels, most=WIDEST),
+            sample_rate=params.whole("sampling_rate", cls.sample_rate, *RATES),
+            n_fft=stft.whole("filter_length", cls.n_fft, least=2, most=MOST_SAMPLES),
+            hop=stft.whole("hop_length", cls.hop, most=MOST_SAMPLES),
             mel_bins=network.whole("mel_bins", mel_bins, most=MOST_BINS),
         )
         if config.mel_bins % 2 ** (len(config.multipliers) - 1):
@@ -100,7 +100,7 @@ class GeneratorConfig:
     snake: bool  # anti-aliased snakes (2.3) or leaky rectifiers (2.0)
     last: Literal["tanh", "clamp", "none"]
     last_bias: bool
-    mel_bins: int = 64
+    mel_bins: int
 
     @classmethod
     def from_json(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, VocoderConfig, make_vocoder
-from ..quantization import split_companion
+from ..quantization import join_companion, split_companion
 from ..text import Connector, ConnectorConfig, TextFeatures, TextFeaturesConfig
 from ..transformer import Transformer, TransformerConfig
 from ..video_vae import (
@@ -61,7 +61,7 @@ class Variant:
         for key in self.keys.possible(keys, prefix):
             weight, suffix = split_companion(key)
             if name := self.keys.wanted(weight, prefix):
-                names[f"{name.removesuffix('weight')}{suffix}" if suffix else name] = key
+                names[join_companion(name, suffix)] = key
         return names
 
     def claims(self, key: str) -> bool:
@@ -80,8 +80,7 @@ class Variant:
     def official(self, name: str) -> str:
         """Return what the official file calls our ``name``."""
         weight, suffix = split_companion(name)
-        official = self.keys.official(weight)
-        return f"{official.removesuffix('weight')}{suffix}" if suffix else official
+        return join_companion(self.keys.official(weight), suffix)
 
 
 SHARED = "statistics."  # what the names of tensors begin with that several components have

@@ -135,7 +135,7 @@ def _check_words(format: str, keep: Collection[str], target: Path) -> None:
         raise SettingError(f"{unknown[0]} is nothing that could be kept; choose among {', '.join(KEPT_WORDS)}.")
     end = WRITTEN[format].file_end if format in WRITTEN else SafetensorsTarget.end
     if target.suffix.lower() != end:
-        raise SettingError(f"{target.name} is to be in {format}, which {end} files hold; give it a name ending so.")
+        raise SettingError(f"{target} is to be in {format}, which {end} files hold; give it a name ending so.")
 
 
 def _open(path: Path) -> _Source:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..disk_cache import fingerprint
 from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
 from ..errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
-from ..errors.files import not_read, visible_files
+from ..errors.files import named_path, not_read, visible_files
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
     BLOCKS,
@@ -294,10 +294,10 @@ class TensorFile:
 
 
 def as_path(given: object, what: str) -> Path:
-    """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, or is empty."""
+    """Return ``given`` as a path that has a name; SettingError, which ``what`` begins, if it is none, or is empty."""
     if not isinstance(given, (str, os.PathLike)) or not str(given):
         raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
-    return Path(given)
+    return named_path(Path(given))
 
 
 @contextmanager

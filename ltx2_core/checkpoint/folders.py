@@ -78,6 +78,11 @@ class ShardedFile(TensorFile):
         raise NotImplementedError("Every shard is mapped by itself.")
 
 
+def as_one(path: Path, files: Sequence[TensorFile]) -> TensorFile:
+    """Return the files of ``path`` as one: the only one itself. Raises CheckpointError as ``ShardedFile``."""
+    return files[0] if len(files) == 1 else ShardedFile(path, files)
+
+
 def weight_files(folder: Path, whose: str) -> list[Path]:
     """List the safetensors files of a folder, all those that its index names.
 
@@ -174,8 +179,7 @@ def open_file(path: Path) -> TensorFile:
     """
     if path.name.startswith(OF_DIFFUSERS):  # whose settings lie beside it
         check_order(path.parent)
-    files = [TensorFile(each) for each in shards_of(path)]
-    return joined(files[0] if len(files) == 1 else ShardedFile(path, files))
+    return joined(as_one(path, [TensorFile(each) for each in shards_of(path)]))
 
 
 def open_files(path: Path) -> list[TensorFile]:
@@ -192,5 +196,4 @@ def open_files(path: Path) -> list[TensorFile]:
 
 
 def _open_folder(folder: Path) -> TensorFile:
-    files = [TensorFile(path) for path in weight_files(folder, "the weights of LTX-2")]
-    return joined(files[0] if len(files) == 1 else ShardedFile(folder, files))
+    return joined(as_one(folder, [TensorFile(path) for path in weight_files(folder, "the weights of LTX-2")]))

@@ -45,8 +45,8 @@ def open_kept(
     cache = cache_folder()
     if cache is None:
         raise SettingError(
-            f"{name} is made once and kept on disk, but LTX2_CACHE is set and empty: name a folder there, or leave the "
-            "file as it is."
+            f"{name} is made once and kept on disk, where there is no folder for it: name one in LTX2_CACHE, or leave "
+            "the file as it is."
         )
     folder = cache / kind / fingerprint(name, identity)
     path = folder / name

@@ -2,22 +2,20 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from os.path import isdir  # which is no error for a path that cannot be
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import CheckpointError, LTX2Error, SettingError, counted, first_line
-from ..errors.files import has_controls
+from ..errors import CheckpointError, SettingError, counted, first_line
 from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant, is_claimed
-from .contents import LTX_PART, describe_contents
+from .contents import LORA_FILE, LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile, as_path, called, named_errors
@@ -121,7 +119,7 @@ class Models:
         what = describe_contents(unknown)
         if 2 * len(unknown) <= len(file.entries) or not unknown:
             return
-        if what in (None, LTX_PART) and _is_stored_otherwise(file, unknown):
+        if what in (None, LTX_PART, LORA_FILE) and _is_stored_otherwise(file, unknown):
             return
         possible_versions(file.official_shapes)  # which has a better sentence for other models
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
@@ -478,53 +476,3 @@ def versions_of(file: TensorFile) -> tuple[str, ...]:
             "download it again."
         )
     return (stated,) if stated else possible
-
-
-def check_inside(name: str, *folders: str) -> None:
-    """Refuse the name of a model file or folder that lies outside the model folders, wherever a workflow has it from.
-
-    Args:
-        name: as the workflow says it, below one of the folders.
-        folders: their names, for the sentence.
-
-    Raises:
-        SettingError: the name leads out of the folders, or is none.
-    """
-    path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
-    if path is None or path.anchor or path.drive or ".." in path.parts or has_controls(name):
-        raise SettingError(
-            f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
-            "it there under a plain name, and choose it from the list."
-        )
-
-
-def paths_found(names: Iterable[str], path_of: Callable[..., Path], *folders: str) -> list[Path]:
-    """Return the paths of files among which one is looked for.
-
-    Args:
-        names: of all files in some folders.
-        path_of: returns the path of one in ``folders``. Those for which it raises LTX2Error, such as links that lead
-            nowhere, are left out, because nobody has chosen them.
-        folders: their names.
-    """
-    paths = []
-    for name in names:
-        with suppress(LTX2Error):
-            paths.append(path_of(name, *folders))
-    return paths
-
-
-def files_below(roots: Mapping[str, str], suffix: str) -> list[str]:
-    """Return the files below some folders whose names end so, such as output/clip_00001_x.json; ``roots`` by name."""
-    found = ((kind, path.relative_to(root)) for kind, root in roots.items() for path in Path(root).rglob(f"*{suffix}"))
-    return sorted(f"{kind}/{path.as_posix()}" for kind, path in found)
-
-
-def file_below(roots: Mapping[str, str], name: str) -> Path:
-    """Return the path of a file that ``files_below`` named. Raises SettingError for what lies outside these folders."""
-    kind, _, rest = name.partition("/")
-    if kind not in roots:
-        folders = " nor in the ".join(roots)
-        raise SettingError(f"{name!r} is neither in the {folders} folder: choose a file of the list.")
-    check_inside(rest, kind)
-    return Path(roots[kind], rest)

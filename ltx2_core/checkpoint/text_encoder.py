@@ -14,13 +14,20 @@ import torch
 
 from ..errors import CheckpointError, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
-from ..quantization import check_library, check_stored, install_quantized_layers, is_file_marker, split_companion
+from ..quantization import (
+    check_library,
+    check_stored,
+    install_quantized_layers,
+    is_file_marker,
+    join_companion,
+    split_companion,
+)
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant, is_claimed
 from .contents import tell_contents
 from .entries import MARKER
 from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
-from .folders import ShardedFile, check_order, shards_of, weight_files
+from .folders import as_one, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
@@ -56,8 +63,7 @@ class EncoderKind:
     def official(self, name: str) -> str:
         """Return what the official file calls our ``name``."""
         weight, suffix = split_companion(name)
-        official = self.keys.official(weight)
-        return f"{official.removesuffix('weight')}{suffix}" if suffix else official
+        return join_companion(self.keys.official(weight), suffix)
 
     def claims(self, key: str, prefix: str) -> bool:
         """Return whether the file's ``key`` is of an encoder of this kind, wanted or not."""
@@ -114,7 +120,7 @@ class TextEncoderFiles:
             weight, suffix = split_companion(key)
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
-                names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
+                names[join_companion(ours, suffix)] = (shard, key)
             elif not self.kind.claims(key, self.prefix) and not is_file_marker(key):
                 unknown.append(key)
         if unknown := self._without_model(unknown):
@@ -294,7 +300,7 @@ class TextEncoderFiles:
     @cached_property
     def whole(self) -> TensorFile:
         """All shards as one file, since what belongs to a weight may lie in another shard."""
-        return self.shards[0] if len(self.shards) == 1 else ShardedFile(self.path, self.shards)
+        return as_one(self.path, self.shards)
 
 
 def open_text_encoder(path: str | Path) -> TextEncoderFiles:

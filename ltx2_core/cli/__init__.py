@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 
-from ..errors import LTX2Error, memory_told, plain_text
+from ..errors import LTX2Error, memory_told, one_line, plain_text
 from ..pipeline.launch import follow_starter
 from ..pipeline.processes import Launch
 from .commands import COMMANDS
@@ -79,11 +79,7 @@ def sentence(error: BaseException) -> str:
     """Return what an error says, in one line; errors of the system say what is wrong with which file."""
     if isinstance(error, OSError) and not isinstance(error, LTX2Error) and error.strerror:
         return plain_text(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
-    return _one_line(error) or type(error).__name__
-
-
-def _one_line(error: BaseException) -> str:
-    return plain_text(" ".join(str(error).split()))
+    return plain_text(one_line(error)) or type(error).__name__
 
 
 def _let_consoles_lack_something() -> None:

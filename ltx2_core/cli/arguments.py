@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from ..checkpoint import Models
@@ -54,6 +55,8 @@ _ONLY_WITH = {
     "retake": ("only",),
     "mask": ("feather", "mask-sound"),
     "blend": ("blend-radius",),
+    "as-prompt-needs": ("least-seconds", "most-seconds"),
+    "upscale upscaler temporal-upscaler dub": ("upscale-adain-factor", "upscale-tone-map-compression"),
     "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhancer"),
     "refine": (
         "refine-sound", "refine-noise-scale", "refine-sigmas", "refine-guidance", "keep-references", "keep-keyframes",
@@ -290,7 +293,7 @@ def tiling_of(options: argparse.Namespace) -> Tiling | None:
     return Tiling(**settings).chosen if settings else None
 
 
-def long_of(options: argparse.Namespace, strip: Timeline | None = None) -> LongClip | None:
+def long_of(options: argparse.Namespace, strip: Timeline | None) -> LongClip | None:
     """Return how a long clip is made; None for a clip that is made at once. ``strip`` may have later prompts."""
     segments = tuple(syntax.read_segments(options.segments)) if options.segments else ()
     if strip is not None:
@@ -384,14 +387,11 @@ def with_rows(base: AnyGuidance, rows: list[syntax.GuidanceRow], stream: str) ->
     for row in (row for row in own if row.sigma is None):
         base = replace(base, **row.changes)
     table: dict[float, Any] = {1.0: base}
-    for sigma, changes in sorted(((row.sigma, row.changes) for row in own if row.sigma is not None), key=_descending):
+    limited = [(row.sigma, row.changes) for row in own if row.sigma is not None]
+    for sigma, changes in sorted(limited, key=itemgetter(0), reverse=True):
         base = replace(base, **changes)
         table[min(1.0, sigma)] = base
     return GuidanceBySigma(tuple(table.items())) if len(table) > 1 else table[1.0]
-
-
-def _descending(row: tuple[float, dict[str, Any]]) -> float:
-    return -row[0]
 
 
 def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe) -> SecondStage:

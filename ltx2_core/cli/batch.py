@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from unicodedata import normalize
 
 from ..errors import LTX2Error, SettingError, counted
 from ..media.write import whole_or_nothing
@@ -62,16 +63,13 @@ def make_batch(options: argparse.Namespace, bars: Bars) -> None:
 
 def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list[Job], list[Outcome]]:
     """The clips to make, and what became of all other lines."""
-    jobs, outcomes, seen = list[Job](), list[Outcome](), dict[str, int]()
+    jobs, outcomes, names = list[Job](), list[Outcome](), _Names()
     for line, seed in _wanted(options):
         number, files = line.number, tuple[str, ...]()
         try:
             job = job_of(line, options.values, folder, seed)
             files = job.files
-            names = [file.casefold() for file in files]  # some systems take large and small letters for the same
-            if twice := next((each for each in zip(names, job.targets) if each[0] in seen), None):
-                raise LTX2Error(f"line {seen[twice[0]]} makes {twice[1].name}, too: give one of them another output.")
-            seen |= dict.fromkeys(names, number)
+            names.add(job)
             if job.is_done:
                 outcomes.append(Outcome(number, files, KEPT))
                 continue
@@ -85,6 +83,30 @@ def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list
         except (LTX2Error, OSError) as error:
             outcomes.append(Outcome(number, files, REFUSED, reason=sentence_of(error)))
     return jobs, outcomes
+
+
+class _Names:
+    """The files and folders that lines make, each with its line.
+
+    They are compared as by systems that take large and small letters, and both ways to write an accent, for the same.
+    """
+
+    def __init__(self) -> None:
+        self._made, self._around = dict[Path, int](), dict[Path, int]()
+
+    def add(self, job: Job) -> None:
+        """Note the files of a clip. Raises LTX2Error if another line makes one, or one would lie in the other."""
+        names = [Path(normalize("NFC", file).casefold()) for file in job.files]
+        for name, target in zip(names, job.targets):
+            if name in self._made:
+                raise LTX2Error(f"line {self._made[name]} makes {target.name}, too: give one of them another output.")
+            if other := next(filter(None, map(self._made.get, name.parents)), self._around.get(name)):
+                raise LTX2Error(
+                    f"{target.name} lies in what line {other} makes, or the other way round: give one of them another "
+                    "output."
+                )
+        self._made |= dict.fromkeys(names, job.number)
+        self._around |= dict.fromkeys((folder for name in names for folder in name.parents), job.number)
 
 
 def _wanted(options: argparse.Namespace) -> Iterator[tuple[Line, int | None]]:

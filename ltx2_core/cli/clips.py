@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.versions import VERSIONS
-from ..errors import SettingError
+from ..errors import SettingError, UnreadableFileError
 from ..media import write_clip
+from ..media.notes import marked
 from ..pipeline.finish import Clip
+from ..pipeline.takes import Take, rescue_take
 from ..settings import ClipSettings
 from .flags import given
 from .values import Values, notes_of
@@ -44,6 +47,19 @@ def write_clips(
 def tags_of(tags: Mapping[str, str], values: Values, models: Models, digest: str) -> dict[str, str]:
     """Return what a file says of itself: ``tags`` of its clip and its settings, unless they are switched off."""
     return {**(tags if values.get("metadata") is not False else {}), **notes_of(values, models.kind, digest)}
+
+
+def tagged(take: Take, values: Values, models: Models, digest: str) -> Take:
+    """Return a latent with what a file of its clip would say of itself."""
+    return replace(take, tags=marked(tags_of(take.tags, values, models, digest)))
+
+
+def rescued(take: Take, output: Path) -> str:
+    """Keep the latent of a clip that cannot be decoded or written, and say where; empty if the disk refuses that."""
+    try:
+        return f"What was sampled is kept: generate --latent {rescue_take(take, output)} decodes it."
+    except UnreadableFileError:
+        return ""
 
 
 def batch_size_of(options: argparse.Namespace) -> int:

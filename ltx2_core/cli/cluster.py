@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import LTX2Error, SettingError, counted
+from ..errors import LTX2Error, SettingError, counted, one_line
 from .lines import Job
 from .maker import Maker, Outcome
 
@@ -73,7 +73,7 @@ def _started(address: str | None, workers: int) -> Any:
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SettingError(f"Ray does not start or answer at {address or 'this machine'}: {reason}") from error
     return ray
 
@@ -148,7 +148,7 @@ class _Work:
 
     def _lose(self, job: Job | None, error: Exception) -> tuple[Job, str] | None:
         """Let the clip of a lost worker come again, or return why it does not."""
-        lost, reason = (() if job is None else job.files), " ".join(str(error).split())[:300]
+        lost, reason = (() if job is None else job.files), one_line(error, 300)
         self._lost[lost] += 1
         if self._lost[lost] < LOST:
             self._waiting.extendleft([] if job is None else [job])

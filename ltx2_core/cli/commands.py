@@ -4,7 +4,7 @@ import argparse
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,12 @@ from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_shrunk
 from ..media import check_target
-from ..media.notes import marked
 from ..media.write import check_name, check_place
 from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.blueprint import Blueprint
-from ..pipeline.finish import Clip, decode_take
+from ..pipeline.finish import decode_take
 from ..pipeline.gain import describe_gain
 from ..pipeline.generate import check_decoders, completed, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine, width_of
@@ -33,13 +32,13 @@ from ..pipeline.processes import Launch
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
-from ..pipeline.takes import Take, rescue_take, save_take
+from ..pipeline.takes import Take, save_take
 from ..sampling import Recipe, ScheduleSettings, recipe_for
-from ..settings import ClipSettings, Request, Resources
+from ..settings import ClipSettings, Resources
 from ..tiny import write
 from .arguments import decoding_of, request_of
 from .batch import make_batch
-from .clips import batch_size_of, models_of, numbered, tags_of, write_clips
+from .clips import batch_size_of, models_of, numbered, rescued, tagged, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
 from .files import check_not_read, digest_of
@@ -51,11 +50,6 @@ from .sign import run_check, run_sign
 from .syntax import parse_lora
 
 _log = logging.getLogger(__name__)
-
-
-def make_clips(models: Models, request: Request, events: Events) -> list[Clip]:
-    """Run the pipeline, and tell ``events`` how far it is and what it finds."""
-    return run_batch(models, request, events=events)
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -76,7 +70,7 @@ def run_generate(options: argparse.Namespace) -> None:
             if leads:
                 keep = takes.append if kept is None else partial(_keep, options, models, digest, kept, lost)
                 events = replace(events, on_latent=keep)
-            clips = make_clips(models, request, events)
+            clips = run_batch(models, request, events=events)
         if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
             targets = targets_of(options)
         paths = write_clips(targets, clips, options.values, models, digest) if leads else []
@@ -98,27 +92,22 @@ def _keep(
     if not options.overwrite and _is_taken(target):  # by another run, meanwhile
         target = kept_target(options) or target
     try:
-        save_take(target, _tagged(take, options, models, digest), overwrite=options.overwrite)
+        save_take(target, tagged(take, options.values, models, digest), overwrite=options.overwrite)
         _log.info("The latent is in %s.", target)
     except UnreadableFileError as error:
         _log.warning("%s The clip is made all the same.", error)
         lost.append(error)
 
 
-def _tagged(take: Take, options: argparse.Namespace, models: Models, digest: str) -> Take:
-    return replace(take, tags=marked(tags_of(take.tags, options.values, models, digest)))
-
-
 @contextmanager
 def _rescuing(takes: Sequence[Take], options: argparse.Namespace, models: Models, digest: str) -> Iterator[None]:
-    """Keep the latents of clips that cannot be decoded or written."""
+    """Keep the latents of clips that cannot be decoded or written, whatever the error."""
     try:
         yield
-    except LTX2Error:
+    except Exception:
         for take in takes:
-            with suppress(UnreadableFileError):
-                target = rescue_take(_tagged(take, options, models, digest), options.output)
-                _log.warning("What was sampled is kept: --latent %s decodes it.", target)
+            if kept := rescued(tagged(take, options.values, models, digest), options.output):
+                _log.warning("%s", kept)
         raise
 
 

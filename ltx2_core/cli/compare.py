@@ -3,7 +3,7 @@
 import argparse
 
 from ..conditioning.compare import Comparison, rate_of
-from ..conditioning.sources import AudioSource, VideoSource
+from ..conditioning.sources import AudioSource, VideoSource, samples_of
 from ..errors import MediaError, TargetExistsError, plain_text
 from ..media import check_target, probe, write_clip
 from ..media.write import check_not_given
@@ -26,6 +26,5 @@ def run_compare(options: argparse.Namespace) -> None:
     if (fps := rate_of(first)) is None:
         raise MediaError(f"{options.first} has no pictures that move: choose a video.")
     sound = comparison.heard(*(AudioSource.of(file) if probe(file).has_audio else None for file in files))
-    heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
-    path = write_clip(options.target, comparison.frames(first, second, fps), fps, *heard)
+    path = write_clip(options.target, comparison.frames(first, second, fps), fps, *samples_of(sound))
     print(plain_text(str(path)))

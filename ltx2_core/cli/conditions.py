@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.models import check_inside
+from ..checkpoint.listed import check_inside
 from ..conditioning.characters import Character
 from ..conditioning.conditions import (
     Condition,
@@ -28,7 +28,6 @@ from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError
 from ..geometry import HIGHEST_FPS, LOWEST_FPS
-from ..latents import STREAMS
 from ..lora import Stack
 from ..lora.stack import reference_scale
 from ..media import is_moving, probe, read_picture, read_video
@@ -63,7 +62,7 @@ def read_conditions(
     sources: Sources,
     version: str,
     loras: Stack,
-    strip: Timeline | None = None,
+    strip: Timeline | None,
 ) -> list[Condition]:
     """Return all that is given, in the order in which it applies.
 
@@ -73,7 +72,7 @@ def read_conditions(
         sources: of this clip, from ``read_clip``.
         version: of the model.
         loras: they know how much smaller a reference they want.
-        strip: of --timeline; its files lie beside it.
+        strip: of --timeline, if there is one; its files lie beside it.
     """
     conditions: list[Condition] = []
     begin = None if sources.changed is None else _init_clip(sources.changed)
@@ -95,7 +94,7 @@ def read_conditions(
     conditions += [_tracks(text, clip, loras) for text in options.tracks]
     if strip is not None:
         conditions += _of_timeline(strip, options.timeline, loras, version)
-    return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
+    return conditions if begin is None else [*conditions, *_changes(options, clip, strip)]
 
 
 def beside(timeline: Path, name: str) -> Path:
@@ -121,18 +120,15 @@ def _init_clip(video: VideoSource) -> InitClip:
     return InitClip(video)
 
 
-def _changes(
-    options: argparse.Namespace, clip: ClipSettings, has_sound: bool, strip: Timeline | None
-) -> list[Condition]:
+def _changes(options: argparse.Namespace, clip: ClipSettings, strip: Timeline | None) -> list[Condition]:
     """What is made anew of a clip that begins as another one."""
-    among = STREAMS if has_sound else STREAMS[:1]
-    changes: list[Condition] = [] if strip is None else [*strip.changes(among)]
+    changes: list[Condition] = [] if strip is None else [*strip.changes()]
     if options.retake:
         streams = options.only or "picture and sound"
-        changes.append(replace(options.retake, streams=streams, among=among))
+        changes.append(replace(options.retake, streams=streams))
     if options.mask:
         mask = read_mask(options.mask, clip.fps, clip.asked_frames)
-        changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
+        changes.append(InpaintMask(mask, options.feather, options.mask_sound))
     return changes
 
 
@@ -141,7 +137,7 @@ def path_of(video: VideoSource) -> Path:
     return video.source.path if isinstance(video.source, ExrFrames) else Path(str(video.source))
 
 
-def read_image(text: str, compression: int | None, space: str | None = None) -> Picture:
+def read_image(text: str, compression: int | None, space: str | None) -> Picture:
     """Read the picture of an --image flag.
 
     Args:

@@ -196,7 +196,7 @@ def _row(names: list[str], row: list[str]) -> Raw:
     return {name: cells[0] if len(cells) == 1 else cells for name, cells in found.items()}
 
 
-def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> Job:
+def job_of(line: Line, usual: Values, folder: Path, seed: int | None) -> Job:
     """Return what a line asks for.
 
     Args:

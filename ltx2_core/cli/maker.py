@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint import Models
-from ..errors import LTX2Error, plain_text
+from ..errors import LTX2Error, one_line, plain_text
 from ..pipeline.generate import check_decoders, completed, next_engine, run_complete, settled
 from ..pipeline.local_engine import LocalEngine
 from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
 from ..pipeline.stage import Events
+from ..pipeline.takes import Take
 from ..settings import Request
 from .arguments import request_of
-from .clips import models_of, write_clips
+from .clips import models_of, rescued, tagged, write_clips
 from .lines import Job
 
 TRIES = 2  # of a clip that fails
@@ -47,7 +48,8 @@ class Maker:
 
     def __init__(self, prompts: Path, events: Events = Events()):
         """Open nothing yet; ``prompts`` is the folder for those that are encoded."""
-        self._folder, self._events = prompts, events
+        self._folder, self._events = prompts, replace(events, on_latent=self._sampled)
+        self._take: Take | None = None  # of the clip that is being made
         self._models: dict[tuple, Models] = {}
         self._prompts: dict[tuple[str, ...], Prompts] = {}
         self._engine: LocalEngine | None = None  # of the clip before
@@ -86,6 +88,7 @@ class Maker:
         began, files = time.monotonic(), job.files
         if job.is_done:
             return Outcome(job.number, files, MADE)
+        self._take = None
         for attempt in range(1, TRIES + 1):
             try:
                 models, request = self._opened(job)
@@ -97,11 +100,22 @@ class Maker:
             except Exception as error:  # whatever it is, the other clips are made
                 self._engine = None
                 if attempt == TRIES:
-                    return Outcome(job.number, files, FAILED, round(time.monotonic() - began, 3), sentence_of(error))
+                    reason = f"{sentence_of(error)} {self._rescued(job)}".rstrip()
+                    return Outcome(job.number, files, FAILED, round(time.monotonic() - began, 3), reason)
         raise AssertionError(TRIES)
+
+    def _sampled(self, take: Take) -> None:
+        self._take = take
+
+    def _rescued(self, job: Job) -> str:
+        """Where the latent of a clip that cannot be decoded or written is kept; empty if there is none."""
+        if self._take is None:
+            return ""
+        models, _ = self._opened(job)
+        return rescued(tagged(self._take, job.values, models, job.digest), job.targets[0])
 
 
 def sentence_of(error: BaseException) -> str:
     """Return what an error says in one line, with its kind where it is none that is meant for people."""
     kind = "" if isinstance(error, LTX2Error) else f"{type(error).__name__}: "
-    return plain_text(kind + " ".join(str(error).split()))
+    return plain_text(kind + one_line(error))

@@ -294,6 +294,7 @@ def _size(command: Command) -> None:
     group.add("--as-prompt-needs", action="store_true",
               help="as long as the prompt needs, by LTX-2.5's duration head in --checkpoint")  # fmt: skip
     command.surfaces.append(Surface(ClipSettings.__name__, "length", "--as-prompt-needs"))
+    group.add_settings(ClipSettings, only=("least_seconds", "most_seconds"))
     group.add_settings(ClipSettings, only=("size", "megapixels"))
     group.add_settings(ClipSettings, only=("batch_size",))
     group.add("--fps", type=syntax.frame_rate, covers={ClipSettings: ("fps",)},
@@ -454,6 +455,7 @@ def _second_stage(command: Command) -> None:
               help="a second stage, which puts detail into what was enlarged")  # fmt: skip
     group.add_settings(SecondStage, prefix="refine_", only=("sound", "noise_scale", "sigmas"))
     group.add_settings(SecondStage, only=("keep_references", "keep_keyframes", "rounds"))
+    group.add_settings(SecondStage, prefix="upscale_", only=("adain_factor", "tone_map_compression"))
     group.add("--refine-guidance", action="append", default=[], type=syntax.parse_guidance,
               metavar="[STREAM:][SIGMA:]NAME=VALUE,...",
               help="guidance of the second stage, as --guidance-up-to (default: as the recipe)")  # fmt: skip

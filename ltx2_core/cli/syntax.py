@@ -19,6 +19,7 @@ from ..conditioning.pictures import GeneratedKeyframes, Picture
 from ..conditioning.sources import VideoSource
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
+from ..errors.files import named_path
 from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
 from ..lora import Shrink, Strengths, strengths
@@ -56,15 +57,15 @@ def file_name(word: str) -> str:
 
 
 def file_path(word: str) -> Path:
-    """Read the path of a file or folder; SettingError for none."""
-    return Path(file_name(word))
+    """Read the path of a file or folder, which sentences can call by its name; SettingError for none."""
+    return named_path(Path(file_name(word)))
 
 
 def new_path(word: str) -> Path:
     """Read the path of what is written; SettingError for none, and for what others call the standard output."""
-    if word == "-":
-        raise SettingError("'-' means the standard output elsewhere, and here files are written: give a name.")
-    return file_path(word)
+    if word == "-" or word.startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
+        raise SettingError(f"{word!r} means the standard output elsewhere, and here files are written: give a name.")
+    return Path(file_name(word))
 
 
 def some_of(words: Sequence[str]) -> Convert:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from math import ceil
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -59,11 +60,19 @@ def encode_conditions(
 ) -> list[LatentCondition]:
     """Encode all ``conditions`` for a clip of ``shape`` with these ``streams``, in their order.
 
+    Where the clip begins as one without sound, nothing of its sound is kept: it is made as a whole.
+
     Raises SettingError for two pictures at one frame, and as each of them does.
     """
     conditions = list(conditions)
     check_frames(conditions, shape)
-    return [encoded for condition in conditions for encoded in condition.encode(shape, streams, encoders)]
+    is_silent = any(isinstance(each, InitClip) and each.audio is None for each in conditions)
+    kept = [name for name in streams if name != "audio"] if is_silent else streams
+    return [
+        encoded
+        for each in conditions
+        for encoded in each.encode(shape, kept if isinstance(each, Change) else streams, encoders)
+    ]
 
 
 def check_frames(conditions: Iterable["Condition"], shape: ClipShape) -> None:
@@ -97,12 +106,7 @@ def edits(conditions: Iterable["Condition"]) -> bool:
 
     Source: ltx-pipelines 1.2.0 has pipelines of their own for that (IC-LoRA, Dub-It, retake).
     """
-    return any(isinstance(each, ReferenceVideo | ReferenceAudio) or makes_anew(each) for each in conditions)
-
-
-def makes_anew(condition: "Condition") -> bool:
-    """Return whether it makes a part of a clip anew, which has to be there."""
-    return isinstance(condition, RetakeRange | RetakeRanges | InpaintMask)
+    return any(isinstance(each, ReferenceVideo | ReferenceAudio | Change) for each in conditions)
 
 
 def remakes_sound(conditions: Iterable["Condition"]) -> bool:
@@ -198,9 +202,10 @@ class ReferenceVideo(Checked):
                 f"be multiples of {SPACE_SCALE * self.downscale}; it has {shape.width} x {shape.height}."
             )
         available = min(self.video.count(shape.fps), shape.frames)
-        frames = floor_frames((available - 1) // self.temporal_scale + 1)
+        frames = floor_frames(ceil((available - 1) / self.temporal_scale) + 1)
 
-        shown, place = (frames - 1) * self.temporal_scale + 1, self._place(width, height)
+        whole, place = (frames - 1) * self.temporal_scale + 1, self._place(width, height)
+        shown = min(whole, available)  # the last one that is taken may not be the last of its kind
         hole = self._hole(shown, place)
 
         def read() -> Iterator[Tensor]:
@@ -210,7 +215,10 @@ class ReferenceVideo(Checked):
         latent = encoders.video(read, (frames, height, width))
         attention: float | Tensor = self.attention
         if self.mask is not None:
-            weights = _fitted_mask(self.mask[:shown] * self.attention, place.width, place.height)
+            masks = self.mask[:shown]
+            if len(masks) == shown:
+                masks = torch.cat((masks, masks[-1:].expand(whole - shown, -1, -1)))
+            weights = _fitted_mask(masks * self.attention, place.width, place.height)
             size = latent.shape[2], latent.shape[3], latent.shape[4]
             attention = cells(place.within(weights, self.attention), size, self.temporal_scale)
         yield ReferenceVideoTokens(latent, self.downscale, self.temporal_scale, self.strength, attention)
@@ -355,10 +363,7 @@ class InitClip:
 
 @dataclass(frozen=True)
 class RetakeRange(Checked):
-    """Make a time range anew in some of the streams; the others stay as they are.
-
-    ``among`` names the streams that the old clip had; one that it had not is made as a whole.
-    """
+    """Make a time range anew in some of the streams; the others stay as they are."""
 
     start: Annotated[
         float,
@@ -372,7 +377,6 @@ class RetakeRange(Checked):
         Choice(tuple(RETAKEN_STREAMS)),
         "What is made anew; the other one stays as it is, and is followed.",
     ] = "picture and sound"
-    among: Collection[str] = STREAMS
 
     def __post_init__(self) -> None:
         """Raise SettingError for a range that does not end after its beginning."""
@@ -385,7 +389,7 @@ class RetakeRange(Checked):
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
-        yield from RetakeRanges((self,), self.among).encode(shape, streams, encoders)
+        yield from RetakeRanges((self,)).encode(shape, streams, encoders)
 
 
 @dataclass(frozen=True)
@@ -393,15 +397,13 @@ class RetakeRanges:
     """Make several time ranges anew, each in streams of its own; what lies in none of them stays."""
 
     ranges: tuple[RetakeRange, ...]
-    among: Collection[str] = STREAMS
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
-        for stream in self.among:
-            if stream in streams:
-                own = [each for each in self.ranges if stream in RETAKEN_STREAMS[each.streams]]
-                spans = [(each.start, each.end) for each in own]
-                yield Retake(stream, *spans[0], tuple(spans[1:])) if spans else Frozen(stream)
+        for stream in streams:
+            own = [each for each in self.ranges if stream in RETAKEN_STREAMS[each.streams]]
+            spans = [(each.start, each.end) for each in own]
+            yield Retake(stream, *spans[0], tuple(spans[1:])) if spans else Frozen(stream)
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,6 +437,9 @@ class InpaintMask(Checked):
         yield Inpaint("video", _feathered(mask, self.feather)[None, None])
         if "audio" in streams and not self.sound:
             yield Frozen("audio")
+
+
+Change = RetakeRange | RetakeRanges | InpaintMask  # of a clip that there is
 
 
 def _every(chunks: Iterable[Tensor], step: int) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from ..geometry import exact_fps
 from ..media import write_clip
 from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, ACESCG, LOGC3, SRGB_LINEAR, Grading, Space, convert
-from .sources import AudioSource
+from .sources import AudioSource, samples_of
 
 __all__ = [
     "FILE_SPACES", "MODEL_SPACES", "GivenLight", "Grading", "LightDecoding", "LightSource", "LightTarget",
@@ -121,8 +121,8 @@ class LightTarget(OutputName):
         The files carry ``tags``.
         """
         grading, fps = Grading(SRGB_LINEAR, FILE_SPACES[self.space]), exact_fps(self.fps)
-        heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
-        return write_clip(path, frames.split(CHUNK_FRAMES), fps, heard[0], heard[1], metadata=tags, grading=grading)
+        chunks = frames.split(CHUNK_FRAMES)
+        return write_clip(path, chunks, fps, *samples_of(sound), metadata=tags, grading=grading)
 
 
 def holds_light(conditions: Iterable[Any]) -> bool:

@@ -151,21 +151,17 @@ class VideoSource(Checked):
     def _once(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """The same where each frame is shown once."""
         if isinstance(self.source, Tensor | Numbered):
-            rate, last = (self.fps or fps) / fps, len(self.source) - 1
-            nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
-            if isinstance(self.source, Numbered):
-                yield from self.source.read(nearest)
-            else:
-                whole = rate == 1 and frames <= len(self.source)
-                yield from (self.source[:frames] if whole else self.source[nearest]).split(AT_ONCE)
-            return
+            return _nearest(self.source, (self.fps or fps) / fps, frames)
+        return self._of_file(self.source, fps, frames)
+
+    def _of_file(self, file: Source, fps: Fraction, frames: int) -> Iterator[Tensor]:
         missing = frames
-        for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
+        for chunk in read_video(file, fps=fps, start=self.start, frames=frames):
             missing -= len(chunk)
             yield chunk
         if (shown := frames - missing) + fps * MISSING < (due := min(frames, self._count(fps))):
             raise MediaError(
-                f"{name_of(self.source)} is cut off: by the length that it says there are {due} frames at "
+                f"{name_of(file)} is cut off: by the length that it says there are {due} frames at "
                 f"{float(fps):g} fps, but it ends after {shown}."
             )
         if missing:
@@ -176,6 +172,17 @@ class VideoSource(Checked):
         if self.space is not None:
             return (fit_light(each, width, height, self.space) for each in self._pictures(fps, frames))
         return (fit(chunk, width, height) for chunk in self._pictures(fps, frames))
+
+
+def _nearest(source: Tensor | Numbered, rate: Fraction, frames: int) -> Iterator[Tensor]:
+    """Yield ``frames`` frames of ``source``, of which ``rate`` are passed for each; the last one stays."""
+    last = len(source) - 1
+    nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
+    if isinstance(source, Numbered):
+        yield from source.read(nearest)
+    else:
+        whole = rate == 1 and frames <= len(source)
+        yield from (source[:frames] if whole else source[nearest]).split(AT_ONCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +262,11 @@ class SoundPart(Checked):
         first = round(self.start * sample_rate)
         last = first + round(self.seconds * sample_rate) if self.seconds else waveform.shape[-1]
         return waveform[..., first:last]
+
+
+def samples_of(sound: AudioSource | None) -> tuple[Tensor | None, int | None]:
+    """Return waveform and sample rate of a sound, as files are written of it; nothing without one."""
+    return (None, None) if sound is None else (sound.waveform, sound.sample_rate)
 
 
 def check_length(video: VideoSource, shape: ClipShape) -> None:

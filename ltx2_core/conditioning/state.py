@@ -62,9 +62,19 @@ class State:
         return bool((self.mask == 1).all())
 
     @cached_property
+    def generates(self) -> Tensor:
+        """Whether anything is generated, of each clip (B,)."""
+        return self.mask.flatten(1).any(1)
+
+    @cached_property
     def is_frozen(self) -> bool:
         """True if nothing is generated."""
-        return not self.mask.any()
+        return not self.generates.any()
+
+    @cached_property
+    def is_mixed(self) -> bool:
+        """True if some clips generate nothing, and others do."""
+        return not self.is_frozen and not self.generates.all()
 
     @cached_property
     def levels(self) -> TokenLevels:
@@ -192,15 +202,14 @@ class AVState:
     video: State | None
     audio: State | None
 
-    @property
-    def streams(self) -> "dict[str, State]":
-        """The streams that are present, by name."""
+    def streams(self) -> dict[str, State]:
+        """Return the streams that are present, by name."""
         return {name: state for name, state in (("video", self.video), ("audio", self.audio)) if state is not None}
 
     @property
     def free(self) -> list[str]:
         """The streams of which anything is generated."""
-        return [name for name, state in self.streams.items() if not state.is_frozen]
+        return [name for name, state in self.streams().items() if not state.is_frozen]
 
     @property
     def fixed(self) -> list[str]:
@@ -210,7 +219,7 @@ class AVState:
     @property
     def draws(self) -> tuple[int, ...]:
         """How many random numbers the first noise of each stream takes, in the order in which they are drawn."""
-        return tuple(state.latent.numel() for state in self.streams.values())
+        return tuple(state.latent.numel() for state in self.streams().values())
 
     @property
     def appended(self) -> tuple[int, int]:

@@ -14,15 +14,15 @@ Everything but what an entry is about may be left out.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from ..errors import SettingError, counted
+from ..errors.foreign import unique_names
 from ..fields import Checked, Choice, Number, Setting, Words, did_you_mean, settings_of
 from ..geometry import nearest_frames
-from ..latents import STREAMS
 from ..media import probe, read_picture
 from .characters import AUTO, Character, Way
 from .conditions import RETAKEN_STREAMS, Condition, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, RetakeRanges
@@ -118,7 +118,7 @@ class Timeline(Checked):
         if len(text) > LONGEST:
             raise SettingError(f"This timeline has {len(text):,} letters; at most {LONGEST:,} are read.")
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             raise SettingError(f"The timeline is no JSON ({error}): write it as the page of the node shows.") from None
         own = {name: content[name] for name in content if name not in LANES} if isinstance(content, dict) else content
@@ -199,10 +199,10 @@ class Timeline(Checked):
         """
         return tuple(_character(each, find) for each in self.characters)
 
-    def changes(self, among: Collection[str] = STREAMS) -> tuple[Condition, ...]:
-        """Return what is made anew of a clip that had the streams ``among``."""
+    def changes(self) -> tuple[Condition, ...]:
+        """Return what is made anew of a clip."""
         ranges = tuple(RetakeRange(each.start, each.end, each.streams) for each in self.retakes)
-        return (RetakeRanges(ranges, among),) if ranges else ()
+        return (RetakeRanges(ranges),) if ranges else ()
 
     def _picture(self, entry: PictureAt, find: Callable[[str], Path]) -> Picture:
         frame = min(round(entry.at * self.fps), self.frames - 1)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
+from ..errors.foreign import unique_names
 from ..fields import Checked, Whole, Words, check_number, check_settings
 
 LONGEST = 1_000_000  # letters of tracks
@@ -79,7 +80,7 @@ class MotionTracks(Checked):
         if len(self.tracks) > LONGEST:
             raise SettingError(f"These tracks have {len(self.tracks):,} letters; at most {LONGEST:,} are read.")
         try:
-            content = json.loads(self.tracks)
+            content = json.loads(self.tracks, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             raise SettingError(
                 f'The tracks are no JSON ({error}): write a list of points for each, [[{{"x": 100, "y": 200}}, ...]].'

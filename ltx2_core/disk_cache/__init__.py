@@ -56,15 +56,25 @@ class Identified(Protocol):
 def cache_folder(inside: str = "") -> Path | None:
     """Return the folder for files that can be made again: LTX2_CACHE if it is set, else the platform's own place.
 
-    ``inside`` is what to return of it. None if LTX2_CACHE is set and empty: then nothing is kept.
+    ``inside`` is what to return of it. None if LTX2_CACHE is set and empty, or for a user without a home, as in some
+    containers: then nothing is kept.
     """
     if (chosen := os.environ.get("LTX2_CACHE")) is not None:
-        return Path(chosen).expanduser() / inside if chosen else None
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "ltx2-av" / "Cache" / inside
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/ltx2-av" / inside
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx2-av" / inside
+        return Path(os.path.expanduser(chosen)) / inside if chosen else None
+    place = _own_place()
+    return place / inside if place.is_absolute() else None
+
+
+# What names the place for files that can be made again, where that is below the home otherwise, and what ours is in it.
+_PLACES = {"win32": ("LOCALAPPDATA", "AppData/Local", "ltx2-av/Cache"), "darwin": ("", "Library/Caches", "ltx2-av")}
+_OTHER_PLACE = "XDG_CACHE_HOME", ".cache", "ltx2-av"  # which counts only if it is absolute, by its specification
+
+
+def _own_place() -> Path:
+    """Where this platform has our files; not absolute without a home."""
+    variable, below, own = _PLACES.get(sys.platform, _OTHER_PLACE)
+    stated = Path(os.environ.get(variable, ""))
+    return (stated if stated.is_absolute() else Path(os.path.expanduser("~")) / below) / own
 
 
 class DiskCache:
@@ -235,14 +245,16 @@ def _prune(folder: Path, limit_bytes: int) -> None:
             path.unlink(missing_ok=True)
 
 
-Stamp = tuple[str, int, int]  # a file, its size, and when it was written
+Stamp = tuple[str, int, int, int]  # a file, its size, when it was written, and when it was put where it is
 
 
 def stamps(paths: Sequence[Path]) -> list[Stamp]:
     """Return something that changes when one of these files, or a file in one of these folders, does.
 
-    Links in folders that lead nowhere, as in a cache that was partly cleared, are left out.
+    Another file of the same size and time of writing, as archives leave them, has another time of change (on Windows:
+    of creation), which nobody sets. Numbers of files are not asked for: those of some network disks change by
+    themselves. Links in folders that lead nowhere, as in a cache that was partly cleared, are left out.
     """
     inside = (filter(Path.exists, sorted(path.iterdir())) if path.is_dir() else [path] for path in paths)
-    files = [file for each in inside for file in each]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    found = [(file, file.stat()) for each in inside for file in each]
+    return [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in found]

@@ -87,6 +87,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def one_line(error: BaseException, longest: int | None = None) -> str:
+    """Return all that ``error`` says in one line, or its first ``longest`` letters; empty where it says nothing."""
+    return " ".join(str(error).split())[:longest]
+
+
 @contextmanager
 def memory_told(where: str = "") -> Iterator[None]:
     """Turn whatever says that memory ran out within this context into an OutOfMemoryError, which is one sentence.
@@ -99,7 +104,7 @@ def memory_told(where: str = "") -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, LTX2Error) or not ran_out(error):
             raise
-        reason = " ".join(str(error).split())[:200].rstrip(". ") or "the RAM is full"
+        reason = one_line(error, 200).rstrip(". ") or "the RAM is full"
         raise OutOfMemoryError(
             f"Memory ran out: {reason}. It happened{where or ' during the work'}; make the clip smaller or shorter, or "
             "close other programs."

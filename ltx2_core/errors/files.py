@@ -68,6 +68,11 @@ def has_controls(name: str) -> bool:
     return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
+def named_path(path: Path) -> Path:
+    """Return ``path`` so that sentences can call it by its name, which "." and ".." lack."""
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
+
+
 def visible_files(folder: Path, *ends: str) -> list[Path]:
     """List what lies in ``folder`` under names that end so, large and small letters alike, in their order.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from . import CheckpointError, LTX2Error
+from . import CheckpointError, LTX2Error, one_line
 
 LARGEST_JSON = 2**24  # bytes; a config has thousands
 DEEPEST = 32  # objects and lists within each other; those of networks have six
@@ -76,7 +76,7 @@ def foreign_call(call: Callable[[], Value], what: str) -> Value:
     except (LTX2Error, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of Rust is no Exception
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, 200) or type(error).__name__
         raise CheckpointError(f"{what} ({reason}); download it again.") from error
 
 

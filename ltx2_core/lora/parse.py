@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.contents import LORA_FILE, describe_contents, tell_contents
-from ..checkpoint.files import TensorFile, read_file, read_json
+from ..checkpoint.files import TensorFile, named_errors, read_file, read_json
 from ..checkpoint.loading import check_decimal, check_numbers, shorten_list
 from ..errors import CheckpointError, LTX2Error
 from ..errors.foreign import Fields, parse_json, shown
-from ..quantization import check_stored, is_file_marker
+from ..quantization import check_library, check_stored, is_file_marker, is_of_library
 from .forms import BIAS, DIFFERENCE, FORMS, LORA, PARTS, Form, changes, with_magnitude
 from .names import find_parameter, find_text_parameter
 from .patterns import LayerPatterns
@@ -303,6 +303,9 @@ def open_lora(path: str | Path) -> Lora:
     """
     file = TensorFile(path)
     lora = read_lora(file)
+    if lora is None:
+        with named_errors(file.path.name):
+            check_library(file.entries)
     if lora is None and describe_contents(file.entries) == LORA_FILE:
         raise CheckpointError(
             f"{file.path.name} holds no whole change of a layer: {shorten_list(sorted(file.entries))} lack the factor "
@@ -338,6 +341,8 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
 
     Raises CheckpointError for settings that cannot be.
     """
+    if is_of_library(file.entries):
+        return None
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
     unknown = {key for key in file.entries if not is_file_marker(key)}

@@ -132,7 +132,7 @@ class _Reader:
         first, last = int(found[1] or found[2] or 0), int(found[1] or found[3] or 0)
         is_open = found[3] == ""
         optional = 1 if is_open else max(0, last - first)
-        more = [_repeat(part, True, is_open)] * optional
+        more: list[Part] = [partial(_repeated, part, True, is_open)] * optional
         return partial(_one_after_the_other, [part] * first + more, self._count)
 
     def _atom(self, depth: int) -> Part:
@@ -195,10 +195,6 @@ def _any_of(branches: list[Part], name: str, places: Places) -> Places:
 def _one_after_the_other(parts: list[Part], count: Callable[[Places], None], name: str, places: Places) -> Places:
     count(places)
     return reduce(lambda reached, part: part(name, reached), parts, places)
-
-
-def _repeat(part: Part, may_lack: bool, often: bool) -> Part:
-    return partial(_repeated, part, may_lack, often)
 
 
 def _repeated(part: Part, may_lack: bool, often: bool, name: str, places: Places) -> Places:

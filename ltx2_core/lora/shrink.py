@@ -125,7 +125,7 @@ def _check_wish(energy: float, rank: int | None, target: Path) -> None:
     if rank is not None and rank < 1:
         raise SettingError(f"rank is {rank}; it must be at least 1.")
     if target.suffix.lower() != ".safetensors":
-        raise SettingError(f"{target.name} is to be a LoRA, which .safetensors files hold; give it a name ending so.")
+        raise SettingError(f"{target} is to be a LoRA, which .safetensors files hold; give it a name ending so.")
 
 
 def _plan_layer(delta: Delta, energy: float, limit: int | None) -> ShrunkLayer:

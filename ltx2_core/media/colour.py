@@ -18,6 +18,8 @@ WIDE_PRIMARIES = {
     DISPLAY_P3: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 D65 = (0.3127, 0.3290)
+_PQ = (2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32)  # m1, m2, c1, c2, c3
+HLG_CURVE = (0.17883277, 0.28466892, 0.55991073)  # a, b, c
 GAMMA = 2.4  # of an SDR screen (ITU-R BT.1886)
 WHITE = 203.0  # nits of the reference white of HDR, which is the white of SDR here (ITU-R BT.2408)
 PEAK = 1000.0  # nits of the brightest light that is told from others
@@ -66,7 +68,7 @@ def nits_to_pq(nits: Tensor) -> Tensor:
 
 def hlg_to_nits(code: Tensor) -> Tensor:
     """Return the light in nits, on a screen of 1,000 nits, of values (..., 3) in 0..1 coded by HLG (ITU-R BT.2100)."""
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    a, b, c = HLG_CURVE
     scene = torch.where(code <= 0.5, code**2 / 3, (((code - c) / a).exp() + b) / 12)
     luminance = scene @ scene.new_tensor((0.2627, 0.6780, 0.0593))
     return 1000 * luminance[..., None] ** 0.2 * scene
@@ -112,6 +114,3 @@ def _rgb_to_xyz(primaries: tuple[tuple[float, float], ...]) -> Tensor:
     *columns, white = torch.stack((x / y, torch.ones_like(y), (1 - x - y) / y), dim=1)
     matrix = torch.stack(columns, dim=1)
     return matrix * torch.linalg.solve(matrix, white)
-
-
-_PQ = (2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32)  # m1, m2, c1, c2, c3

@@ -185,27 +185,22 @@ def with_attributes(file: bytes, attributes: bytes) -> bytes:
     The table behind the header has the places of the parts from the beginning of the file on, which move along. FFmpeg
     writes no chromaticities. Source: "OpenEXR File Layout" of the OpenEXR project.
     """
-    header, end = _header(file)
-    places = _places(file, header, end) + np.uint64(len(attributes))
-    return file[:end] + attributes + b"\0" + places.tobytes() + file[end + 1 + places.nbytes :]
+    places, end = _places(file)
+    moved = places + np.uint64(len(attributes))
+    return file[:end] + attributes + b"\0" + moved.tobytes() + file[end + 1 + moved.nbytes :]
 
 
 def _is_whole(file: bytes) -> bool:
     """Whether the part that lies last ends within the file, which FFmpeg does not ask; only of files of lines."""
     if struct.unpack_from("<i", file, 4)[0] & _NOT_LINES:
         return True
-    last = int(max(_places(file, *_header(file))))
+    places, _ = _places(file)
+    last = int(max(places))
     return last + 8 + struct.unpack_from("<i", file, last + 4)[0] <= len(file)
 
 
-def _header(file: bytes) -> tuple[dict[bytes, bytes], int]:
-    """The attributes of an EXR file by their names, and the place of the zero behind them."""
-    found, end = _attributes(file)
-    return {name: content for name, (_, content) in found.items()}, end
-
-
 def _attributes(file: bytes) -> tuple[dict[bytes, tuple[bytes, bytes]], int]:
-    """Kind and content of each attribute, and the place of the zero behind them."""
+    """Kind and content of each attribute of an EXR file by its name, and the place of the zero behind them."""
     found, end = dict[bytes, tuple[bytes, bytes]](), 8
     while file[end]:
         name, kind = file.index(b"\0", end), file.index(b"\0", file.index(b"\0", end) + 1)
@@ -215,7 +210,10 @@ def _attributes(file: bytes) -> tuple[dict[bytes, tuple[bytes, bytes]], int]:
     return found, end
 
 
-def _places(file: bytes, header: dict[bytes, bytes], end: int) -> np.ndarray:
-    """Where each part of an EXR file of lines begins."""
-    _, first, _, last = struct.unpack("<4i", header[b"dataWindow"])
-    return np.frombuffer(file, "<u8", -(-(last - first + 1) // _LINES[header[b"compression"][0]]), end + 1)
+def _places(file: bytes) -> tuple[np.ndarray, int]:
+    """Where each part of an EXR file of lines begins, and the place of the zero at the end of its header."""
+    attributes, end = _attributes(file)
+    (_, window), (_, compression) = attributes[b"dataWindow"], attributes[b"compression"]
+    _, first, _, last = struct.unpack("<4i", window)
+    parts = -(-(last - first + 1) // _LINES[compression[0]])
+    return np.frombuffer(file, "<u8", parts, end + 1), end

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .colour import BT709_PRIMARIES, D65
+from .colour import BT709_PRIMARIES, D65, HLG_CURVE
 
 Point = tuple[float, float]
 Curve = Callable[[Tensor], Tensor]
@@ -126,15 +126,13 @@ def to_hlg(light: Tensor) -> Tensor:
 
     White, which is 1, becomes the signal 0.75; what is brighter is rolled off towards the brightest that HLG has.
     """
+    a, b, c = HLG_CURVE
     scene = (light @ light.new_tensor(_BT709_TO_BT2020).T).clamp(min=0)
-    white = (math.exp((0.75 - _HLG_C) / _HLG_A) + _HLG_B) / 12
+    white = (math.exp((0.75 - c) / a) + b) / 12
     rolled = 1 - (1 - white) * (-white / (1 - white) * (scene - 1)).exp()
     scene = torch.where(scene <= 1, scene * white, rolled)
-    log = _HLG_A * (12 * scene - _HLG_B).clamp(min=1e-12).log() + _HLG_C
+    log = a * (12 * scene - b).clamp(min=1e-12).log() + c
     return torch.where(scene <= 1 / 12, (3 * scene).sqrt(), log).clamp(0, 1)
-
-
-_HLG_A, _HLG_B, _HLG_C = 0.17883277, 0.28466892, 0.55991073
 
 
 @cache

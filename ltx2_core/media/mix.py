@@ -1,5 +1,6 @@
 """Sound of many channels as two, and at another rate: the same for files and for samples that are given."""
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -62,3 +63,37 @@ def resampled(samples: np.ndarray, layout: str, target: str, rate: int, target_r
 def samples_of(frame: av.Part) -> np.ndarray:
     """Return the samples (C, N) of a frame whose channels are interleaved: PyAV fails at eight that are not."""
     return frame.to_ndarray().reshape(frame.samples, -1).T
+
+
+class Mixer:
+    """Mixes decoded sound down piece by piece, and brings it to one rate.
+
+    Rate and channels of what is given may change on the way, as where a film in surround follows the news.
+    """
+
+    def __init__(self, form: str, full: float, sample_rate: int):
+        """Begin with the first piece; ``form`` is FFmpeg's name for the samples between, whose loudest is ``full``."""
+        self._form, self._full, self._sample_rate = form, full, sample_rate
+        self._kind: tuple[str, str, int] | None = None  # of the piece before
+        self._layout = ""
+        self._resampler: av.Part = None
+
+    def mix(self, frame: av.Part | None) -> Iterator[Tensor]:
+        """Yield what is finished, (1 or 2, N); after the last piece the rest, for None.
+
+        Raises MediaError for channels of which nobody says where they are.
+        """
+        kind = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        if kind != self._kind:
+            yield from self._resampled(None)
+            self._kind = kind
+            if frame is not None:
+                channels = len(frame.layout.channels)
+                self._layout = layout_of(channels, frame.layout.name if channels > 2 else None)
+                self._resampler = av.AudioResampler(self._form, self._layout, self._sample_rate)
+        if frame is not None:
+            yield from self._resampled(frame)
+
+    def _resampled(self, frame: av.Part | None) -> Iterator[Tensor]:
+        for piece in self._resampler.resample(frame) if self._resampler is not None else ():
+            yield mix_down(torch.from_numpy(samples_of(piece)).float() / self._full, self._layout)

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError
+from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, one_line
 from .local import open_local
 from .notes import SOURCE_TAG, SOURCE_TYPE, VERSION, describe_tags, read_tags
 from .write import whole_or_nothing
@@ -213,7 +213,7 @@ def _library() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
+    return one_line(error, 200).rstrip(".")
 
 
 def _manifest(title: str, kind: str) -> dict[str, Any]:

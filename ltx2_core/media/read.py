@@ -23,7 +23,7 @@ from . import colour
 from . import pyav as av
 from .length import is_cut_off
 from .local import READ_ALONE, Source, name_of, open_source
-from .mix import layout_of, mix_down, samples_of
+from .mix import Mixer, layout_of
 from .values import FASTEST, rate_of, sample_rate_of, seconds_of, whole
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def probe(source: Source) -> MediaInfo:
             if first is None:
                 raise MediaError(f"{name_of(container)} has no picture that can be read; save it anew.")
             size = _seen_width(container, video, first), first.height
-            size = size[::-1] if first.rotation % 180 else size
+            size = size[::-1] if _display_matrix(first)[0] else size
         return MediaInfo(
             seconds=_seconds(container, stream),
             size=size,
@@ -108,10 +108,10 @@ def read_video(
     """Read pictures (F, H, W, 3) in 0..1, in chunks.
 
     For each moment k / fps the picture whose time is nearest is taken, so any rate, also a variable one, becomes
-    exactly this one. Pictures are turned and widened as the file says, and coloured by the matrix and range that it
-    names, else BT.601. Wide gamuts (BT.2020, Display P3) are converted to BT.709, and HDR (PQ, HLG) is tone-mapped to
-    SDR, which the log says. Transparency is not read. A file whose end is missing is read as far as it goes, if its
-    kind allows that (MKV, WebM, AVI), which the log says, too.
+    exactly this one. Pictures are turned and widened as the file says, all as large as the first, and coloured by the
+    matrix and range that it names, else BT.601. Wide gamuts (BT.2020, Display P3) are converted to BT.709, and HDR (PQ,
+    HLG) is tone-mapped to SDR, which the log says. Transparency is not read. A file whose end is missing is read as far
+    as it goes, if its kind allows that (MKV, WebM, AVI), which the log says, too.
 
     Args:
         source: A path or an open file.
@@ -142,7 +142,8 @@ def read_video(
                 if number == 0:
                     _check_colours(name_of(container), picture, _tags(video))
                     _tell_interlaced(name_of(container), picture)
-                pixels = _pixels(picture, _seen_width(container, video, picture), _tags(video))
+                    size = _seen_width(container, video, picture), picture.height
+                pixels = _pixels(picture, size, _tags(video))
                 yield pixels.expand(count, -1, -1, -1)
                 number += count
             if number == frames:
@@ -166,7 +167,7 @@ def read_wide_picture(source: Source) -> Tensor | None:
     if colour.is_ordinary(*tags):
         return None
     _check_colours(name_of(source), picture, tags)
-    return _pixels(picture, picture.width, tags)
+    return _pixels(picture, (picture.width, picture.height), tags)
 
 
 def read_audio(
@@ -396,8 +397,23 @@ def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFra
     return max(1, round(picture.width * shape))
 
 
-def _pixels(picture: VideoFrame, width: int, tags: tuple[int, int]) -> Tensor:
-    """(1, H, W, 3) in 0..1, of BT.709, upright, and as wide as it is shown."""
+def _display_matrix(picture: VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether rows and columns of a picture change places before it is shown, and which sides then do: left and right,
+    top and bottom. Other turns than by quarters count as the nearest of these."""
+    try:
+        said: av.Part = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    except ValueError:  # of PyAV where a picture has notes of a kind that it does not know, such as Exif
+        quarters = picture.rotation // 90 % 4
+        return quarters in (1, 3), quarters in (2, 3), quarters in (1, 2)
+    if said is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(said, np.int32)[:5].tolist()  # x becomes a x + c y, y becomes b x + d y
+    lies = abs(b) + abs(c) > abs(a) + abs(d)
+    return lies, (c if lies else a) < 0, (b if lies else d) < 0
+
+
+def _pixels(picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int]) -> Tensor:
+    """(1, H, W, 3) in 0..1, of BT.709, upright; ``size`` is the width and height at which it is shown, before that."""
     ordinary, matrix = colour.is_ordinary(*tags), picture.colorspace
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
         matrix = colour.BT2020
@@ -407,13 +423,16 @@ def _pixels(picture: VideoFrame, width: int, tags: tuple[int, int]) -> Tensor:
     deep = bits > 8 and not (ordinary and (rgb or len(picture.format.components) < 3))
     form, most = ("rgb48le", 65535 if rgb else 0xFF00) if deep else ("rgb24", 255)
     coded = picture.reformat(
-        width=width,
+        width=size[0],
+        height=size[1],
         format=form,
         src_colorspace=matrix,
         dst_colorspace=BT601,
         src_color_range=picture.color_range,
     ).to_ndarray()
-    upright = np.rot90(coded, picture.rotation // 90).astype(np.float32)
+    lies, mirrored, upside_down = _display_matrix(picture)
+    turned = coded.swapaxes(0, 1) if lies else coded
+    upright = turned[:: -1 if upside_down else 1, :: -1 if mirrored else 1].astype(np.float32)
     pixels = torch.from_numpy(upright).div_(most).clamp_(max=1)[None]
     return pixels if ordinary else colour.to_bt709(pixels, *tags)
 
@@ -422,14 +441,13 @@ def _heard(
     container: InputContainer, audio: AudioStream, start: Fraction, sample_rate: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Pieces (2, N) of sound, each with its place in samples after ``start``."""
-    layout = layout_of(audio.channels, audio.layout.name)
     if audio.channels > 2:
-        audio.codec_context.layout = layout
+        audio.codec_context.layout = layout_of(audio.channels, audio.layout.name)
     # 32-bit integers, because FFmpeg would lower one channel of floating-point numbers. Those that were saved as such
     # may be louder than integers can say, or no numbers at all.
     loud = audio.codec_context.name.startswith("pcm_f")
     form, full = ("flt", 1) if loud else ("s32", 2**31)
-    resampler = av.AudioResampler(form, layout if audio.channels > 2 else layout_of(audio.channels), sample_rate)
+    mixer = Mixer(form, full, sample_rate)
     place, following = None, Fraction(0)
     least = ROUNDING  # MP4 without an edit list makes its first packet longer, where the rest of the sound begins later
     for time, frame in _frames(container, audio, start):
@@ -440,8 +458,7 @@ def _heard(
                 place += max(0, round((time - following) * sample_rate))
                 following = time
             least = PAUSE
-        for piece in resampler.resample(frame):
-            samples = mix_down(torch.from_numpy(samples_of(piece)).float() / full, layout)
+        for samples in mixer.mix(frame):
             yield place, samples.expand(2, -1)
             place += samples.shape[1]
         if frame is not None:

@@ -17,12 +17,13 @@ MOST_SAMPLES = 768_000  # per second
 
 def rate_of(fps: object) -> Fraction:
     """Return frames per second as a fraction; SettingError for what is no number above 0, up to 1000."""
-    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < cast(float, fps) <= FASTEST:
+    number = _number(fps)
+    if not 0 < number <= FASTEST:
         raise SettingError(
             f"fps is {_shown(fps)}; it must be a number above 0 and up to {FASTEST}, such as 24 or "
             "Fraction(24000, 1001)."
         )
-    return Fraction(fps) if isinstance(fps, Rational) else Fraction(float(fps)).limit_denominator(100_000)
+    return Fraction(number) if isinstance(number, Rational) else Fraction(float(number)).limit_denominator(100_000)
 
 
 def sample_rate_of(sample_rate: object) -> int:
@@ -32,7 +33,7 @@ def sample_rate_of(sample_rate: object) -> int:
 
 def whole(name: str, value: object, least: int, most: int) -> int:
     """Return ``value`` as a whole number; SettingError for anything else than one from ``least`` to ``most``."""
-    number = cast(float, value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    number = _number(value)
     if not least <= number <= most or number % 1:
         raise SettingError(f"{name} is {_shown(value)}; it must be a whole number from {least:,} to {most:,}.")
     return int(number)
@@ -40,9 +41,10 @@ def whole(name: str, value: object, least: int, most: int) -> int:
 
 def seconds_of(name: str, value: object, most: float) -> Fraction:
     """Return ``value`` as seconds; SettingError for anything else than a number from 0 to ``most``."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= cast(float, value) <= most:
+    number = _number(value)
+    if not 0 <= number <= most:
         raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {most:,}.")
-    return Fraction(value if isinstance(value, Rational) else float(value)).limit_denominator(1_000_000)
+    return Fraction(number if isinstance(number, Rational) else float(number)).limit_denominator(1_000_000)
 
 
 def path_text(path: object) -> str:
@@ -79,6 +81,11 @@ def texts_of(tags: object) -> dict[str, str]:
     if not isinstance(tags, Mapping):
         raise SettingError(f"metadata is {_shown(tags)}; it must be a dictionary of texts.")
     return {str(name): str(text) for name, text in tags.items()}
+
+
+def _number(value: object) -> float:
+    """``value``, or NaN, which is in no range, for what is no number."""
+    return cast(float, value) if isinstance(value, Real) and not isinstance(value, bool) else nan
 
 
 def _shown(value: object) -> str:

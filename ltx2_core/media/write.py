@@ -162,9 +162,9 @@ def _evened(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     for chunk in chunks:
         check_frames(chunk)
         even, findings = even_frames(chunk)
-        for finding in () if told else findings:
-            _log.warning("%s", finding)
-        told = told or bool(findings)
+        if findings and not told:
+            _log.warning("%s", findings[0])
+            told = True
         yield even
 
 
@@ -175,6 +175,8 @@ def check_target(path: str | os.PathLike) -> None:
     for a place where nothing can be written, and TargetExistsError for a folder that has something in it.
     """
     path = check_name(path)
+    if path.name.lower() in (".mp4", *AUDIO_CODECS):  # as of a variable in a script that is empty
+        raise SettingError(f"{path} is only the end of a name: write one before it, such as clip{path.name}.")
     if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
         raise SettingError(
             f"{path.name}: files of the kind {path.suffix} are not written here. "
@@ -329,25 +331,31 @@ def write_frames(
     with whole_or_nothing(folder) as unfinished:
         unfinished.mkdir()
         if exr is not None:
-            light = exr
-
-            def write_light(number: int, frame: Tensor) -> None:
-                (unfinished / f"frame_{number:05}.exr").write_bytes(light.encode(frame))
-
-            do_behind(write_light, _frames(chunks, -BRIGHTEST, BRIGHTEST))
+            _write_light(unfinished, chunks, exr)
         else:
-            texts = picture_tags(metadata)
-
-            def write_picture(number: int, frame: Tensor) -> None:
-                pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
-                Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png", pnginfo=texts)
-
-            do_behind(write_picture, _frames(chunks), first=1)
+            _write_pictures(unfinished, chunks, metadata)
         if waveform is not None:
             write_audio(unfinished / "sound.wav", waveform, sample_rate, metadata=metadata)
         if folder.exists():
             folder.rmdir()  # Windows does not rename over an empty folder
     return folder
+
+
+def _write_light(folder: Path, chunks: Iterable[Tensor], exr: ExrEncoder) -> None:
+    def write(number: int, frame: Tensor) -> None:
+        (folder / f"frame_{number:05}.exr").write_bytes(exr.encode(frame))
+
+    do_behind(write, _frames(chunks, -BRIGHTEST, BRIGHTEST))
+
+
+def _write_pictures(folder: Path, chunks: Iterable[Tensor], metadata: Mapping[str, str] | None) -> None:
+    texts = picture_tags(metadata)
+
+    def write(number: int, frame: Tensor) -> None:
+        pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
+        Image.fromarray(pixels).save(folder / f"frame_{number:05}.png", pnginfo=texts)
+
+    do_behind(write, _frames(chunks), first=1)
 
 
 def _refuse_a_full(folder: Path) -> None:
@@ -361,8 +369,16 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
 
     Raises UnreadableFileError for what the system refuses.
     """
-    with writing(target), _unfinished(target) as unfinished:
-        yield unfinished
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = _beside(target, uuid4().hex[:8])
+        try:
+            yield unfinished
+            replace_file(unfinished, target)
+        finally:
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+            unfinished.unlink(missing_ok=True)
 
 
 def place_files(source: Path, target: Path) -> None:
@@ -391,19 +407,6 @@ def clear_unfinished(target: Path) -> None:
 
 def _beside(target: Path, mark: str) -> Path:
     return unfinished_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
-
-
-@contextmanager
-def _unfinished(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _beside(target, uuid4().hex[:8])
-    try:
-        yield unfinished
-        replace_file(unfinished, target)
-    finally:
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished)
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

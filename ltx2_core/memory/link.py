@@ -160,7 +160,7 @@ class Streamed(Plain):
         """Start to copy the unit, or to read it, after the work already started on the card."""
         self._pinned.hold(unit)
         slot.free = torch.cuda.current_stream(self.device).record_event()
-        if (span := (unit.original or unit).span) is not None:
+        if (span := unit.source.span) is not None:
             self._copy(span, slot)
         else:
             slot.task = self._readers.submit(self._fetch, unit, slot)
@@ -191,11 +191,12 @@ class Streamed(Plain):
 
     def _fetch(self, unit: Unit, slot: Slot) -> None:
         """Read a unit and copy it, on the thread of a reader; if it fails, copies of it may be under way."""
-        span = self._pinned.fill(unit)
-        if span is not None:
-            self._copy(span, slot)
-        else:
-            self._readers.read(unit, lambda piece, start: self._copy(piece, slot, start).synchronize)
+        with torch.cuda.stream(self._copies):  # a thread begins on the first card, which may be full, or another's
+            span = self._pinned.fill(unit)
+            if span is not None:
+                self._copy(span, slot)
+            else:
+                self._readers.read(unit, lambda piece, start: self._copy(piece, slot, start).synchronize)
 
     def _copy(self, piece: Tensor, slot: Slot, start: int = 0) -> torch.cuda.Event:
         """Copy ``piece`` to byte ``start`` of ``slot``; return the event after which it may be overwritten."""

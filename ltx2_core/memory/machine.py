@@ -35,6 +35,9 @@ WINDOWS_MARGIN = 700_000_000
 DATASHEET_EFFICIENCY = {"products": 0.80, "products8": 0.70, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
 
 _PROBE_SECONDS = 0.05  # of each rate
+_SIDE8 = 1024  # of a matrix in eight bits; with smaller ones a CPU is busy starting operations
+_PROBED_TOKENS = 256  # as those of a small clip
+_STARTED = 100  # operations one after the other, to measure what it takes to start one
 _WARM_UP_SECONDS = 0.3  # until a card and its link, which rest at a lower clock, are as fast as they get
 
 # What it takes a program of Python to start one operation of a card.
@@ -204,15 +207,14 @@ def this_machine(
         overlaps: whether weights are copied to the device while it computes.
         dtype: what a CPU computes in; cards are measured in bfloat16.
     """
-    name = _name(device)
-    if device.type == "cpu" and dtype != torch.float32:
-        name += f" in {str(dtype).removeprefix('torch.')}"
-    disk, bits8 = "" if file is None else file.stat().st_dev, "" if scaled_product is None else "8 bits"
-    key = f"{identity_of(device)} torch {torch.__version__} {disk} {overlaps} {bits8}{name.removeprefix(_name(device))}"
+    narrow = f" in {str(dtype).removeprefix('torch.')}" if device.type == "cpu" and dtype != torch.float32 else ""
+    disk = "" if file is None else file.stat().st_dev
+    bits8 = "" if scaled_product is None else "8 bits"
+    key = f"{identity_of(device)} torch {torch.__version__} {disk} {overlaps} {bits8}{narrow}"
 
     def probe() -> dict[str, Any]:
         computed_in = torch.bfloat16 if device.type == "cuda" else dtype
-        return asdict(_probe(name, device, file, scaled_product, overlaps, computed_in))
+        return asdict(_probe(_name(device) + narrow, device, file, scaled_product, overlaps, computed_in))
 
     return Machine(**_remembered(folder, key, set(Machine.__dataclass_fields__), probe))
 
@@ -339,26 +341,25 @@ def _probe(
     )
 
 
-_SIDE8 = 1024  # of a matrix in eight bits; with smaller ones a CPU is busy starting operations
-_PROBED_TOKENS = 256  # as those of a small clip
-_STARTED = 100  # operations one after the other, to measure what it takes to start one
-
-
 def _runs_per_second(run: Callable[[], object], device: torch.device, seconds: float | None = None) -> float:
     seconds = _PROBE_SECONDS if seconds is None else seconds
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     run()
-    wait()
+    _wait_for(device)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         run()
-        wait()
+        _wait_for(device)
         count += 1
     return count / (time.perf_counter() - start)
+
+
+def _wait_for(device: torch.device) -> None:
+    """Return when ``device`` has done all that was started on it."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
 
 
 def _disk_rate(file: Path) -> float:

@@ -83,7 +83,7 @@ class PinnedMemory:
         with self._lock:
             for unit in units:
                 self.hold(unit)
-            for unit in (each.original or each for each in units):
+            for unit in (each.source for each in units):
                 while unit not in self._granted and self._room() < unit.nbytes and self._resting:
                     self._give_up(next(iter(self._resting)))
                 if unit not in self._granted and self._room() >= unit.nbytes:
@@ -92,7 +92,7 @@ class PinnedMemory:
     def hold(self, unit: Unit) -> None:
         """Keep the span of ``unit``, which is about to be copied, until it rests."""
         with self._lock:
-            original = unit.original or unit
+            original = unit.source
             self._holders.setdefault(original, weakref.WeakSet()).add(unit)
             self._resting.pop(original, None)
 
@@ -100,7 +100,7 @@ class PinnedMemory:
         """Allow the spans of ``units``, of which no copy is under way, to be given up when others need the room."""
         with self._lock:
             for unit in units:
-                original = unit.original or unit
+                original = unit.source
                 holders = self._holders.get(original, weakref.WeakSet())
                 holders.discard(unit)
                 if original in self._granted and not holders:
@@ -112,7 +112,7 @@ class PinnedMemory:
         Raises:
             OSError: if it cannot be read; nothing is pinned then.
         """
-        original = unit.original or unit
+        original = unit.source
         with self._lock:
             filling = self._filling.setdefault(original, threading.Lock())
         with filling:  # twins may come for it at once

@@ -15,7 +15,6 @@ from ..layers import FeedForward
 from .arrival import AS_STORED, Arrival
 from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_resident, names_of, partitions_of
-from .placement import Placement
 from .ring import Link, Ring, install, leave, send
 from .unit import UNCHANGED, Changes, Slot, Unit
 
@@ -46,6 +45,8 @@ class Store:
         unit: what is streamed, "block" or "part": what modules name as streamable; blocks without parts remain whole.
         slots: how many of the largest unit the ring holds from the next budget on.
         link: what moves the bytes.
+        exchanges: counts what was exchanged with other processes. A block that did so before memory ran out is not run
+            again, since these would take what it sends once more for something else.
 
     What ``arrival`` converts is converted in every copy, unit by unit; the network keeps it as it is stored.
     The store of a twin names that of its ``original``, whose pinned memory it copies from.
@@ -67,6 +68,7 @@ class Store:
         self.unit = BLOCK
         self.slots = slots
         self.link = link or link_to(self.device)
+        self.exchanges: Callable[[], int] = int
         self._partitions = partitions_of(network, arrival)
         if original is not None:
             for unit, partition in self._partitions.items():
@@ -122,11 +124,6 @@ class Store:
     def staying(self) -> list[bool]:
         """Whether each block, or part, is on the device to stay."""
         return [unit.place is not None for unit in self.partition.units]
-
-    def follow(self, placement: Placement) -> None:
-        """Take the unit, the slots and the budget of ``placement``, from the next use on."""
-        self.stream_by(placement.unit, placement.slots or 2)
-        self.set_budget(placement.weight_budget)
 
     def stream_by(self, unit: str, slots: int = 2) -> None:
         """Choose what comes and goes, "block" or "part", and the slots of the ring from the next budget on.
@@ -269,12 +266,13 @@ class Store:
 
     def _with_room(self, action: Callable[[], Result]) -> Result:
         """Call ``action``, again and again while memory runs out and there is something to give up for it."""
+        before = self.exchanges()
         while True:
             try:
                 self._stand_ready()
                 return action()
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or self.exchanges() != before:
                     raise
                 if not self._give_way():
                     raise OutOfMemoryError(

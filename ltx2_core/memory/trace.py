@@ -54,15 +54,14 @@ def cost(run: Callable[[], Any]) -> Cost:
     with torch.inference_mode(), _Counter() as counter:
         result = run()
         del result
-    work = counter.products, counter.products8, counter.convolutions, counter.attention, counter.moved
-    return Cost(counter.peak, *work, counter.launches)
+    return Cost(counter.peak, launches=counter.launches, **counter.work)
 
 
 class _Counter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.peak = self.live = 0
-        self.products = self.products8 = self.convolutions = self.attention = self.moved = 0.0
+        self.work = dict.fromkeys(("products", "products8", "convolutions", "attention", "moved"), 0.0)
         self.launches = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # where memory lies that is alive
 
@@ -81,7 +80,7 @@ class _Counter(TorchDispatchMode):
             known = _WORK[key] = _work_of(operation, args, kwargs, made)
         kind, amount = known
         self.launches += 1
-        setattr(self, kind, getattr(self, kind) + amount)
+        self.work[kind] += amount
         return result
 
     def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> bool:

@@ -153,6 +153,11 @@ class Unit:
         self._count()
 
     @property
+    def source(self) -> "Unit":
+        """The unit whose span holds the same weights: in a twin network that of the original, else this one."""
+        return self.original or self
+
+    @property
     def company(self) -> list["Unit"]:
         """The unit itself and those that come with it; what the patches read is the last of them."""
         return [self, *(each for each in (self.beside, self.passing) if each is not None)]

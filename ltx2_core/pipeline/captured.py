@@ -11,6 +11,7 @@ import torch
 from ..errors import counted
 from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
+from ..transformer import find_obstacle_of_allocator
 from .blueprint import Blueprint
 from .stage import Stage
 
@@ -29,6 +30,8 @@ def find_obstacle(stage: Stage, need: StageNeed, blueprint: Blueprint, device: t
     """
     if device.type != "cuda":
         return "only NVIDIA cards have them"
+    if reason := find_obstacle_of_allocator():
+        return reason
     if blueprint.devices * blueprint.processes > 1:
         return "several devices share the work"
     if (sampling := getattr(stage, "sampling", None)) is not None and sampling.settings.step_cache:

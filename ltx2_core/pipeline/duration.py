@@ -38,7 +38,7 @@ def fit_length(clip: ClipSettings, models: Models, contexts: Contexts) -> ClipSe
     """Return the settings with as many frames as the prompt needs, and log them.
 
     Args:
-        clip: Its frame rate and streams count.
+        clip: Its frame rate, streams, and shortest and longest length count.
         models: The model, with a duration head.
         contexts: Those of the positive prompt.
 
@@ -47,7 +47,7 @@ def fit_length(clip: ClipSettings, models: Models, contexts: Contexts) -> ClipSe
         CheckpointError: It cannot be read.
     """
     seconds = predict_seconds(head_of(models).build(), contexts, STREAM_CHOICES[clip.streams])
-    frames = predicted_frames(seconds, clip.fps)
+    frames = predicted_frames(seconds, clip.fps, clip.least_seconds, clip.most_seconds)
     _log.info("The prompt needs %.1f s: %d frames at %g fps.", seconds, frames, float(clip.fps))
     return clip.lasting(frames)
 

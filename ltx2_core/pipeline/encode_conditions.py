@@ -269,7 +269,7 @@ class ConditionSizes:
 
     def begin(self, shape: ClipShape) -> AVLatent:
         """Return the empty latent of a clip of ``shape`` with the streams that it has."""
-        return latents.empty(shape, self.batch).select(self.state.streams)
+        return latents.empty(shape, self.batch).select(self.state.streams())
 
     def covering(self, other: "ConditionSizes") -> "ConditionSizes":
         """Return this with what is encoded as large as the largest of both."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoint.belonging import check_prompt
 from ..checkpoint.models import Models
-from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
+from ..checkpoint.prompt_cache import TEXT_COMPONENTS, prompt_cache
 from ..disk_cache import LIMIT_BYTES, DiskCache, fingerprint
 from ..errors import SettingError
 from ..health import check_finite
@@ -207,7 +207,7 @@ def _cache_behind(
 ) -> DiskCache:
     """The cache for what ``components`` make of prompts one after the other."""
     dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, components)
-    return text_cache(folder, engine.models, engine.encoder, dtype, components, changes, limit)
+    return prompt_cache(folder, engine.models, engine.encoder, dtype, components, changes, limit)
 
 
 def text_stages(blueprint: Blueprint, prompts: int) -> list[Stage]:

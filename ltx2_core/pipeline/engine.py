@@ -8,37 +8,30 @@ from copy import copy
 from functools import cached_property
 from typing import Any, TypeVar
 
-import torch
-
-from ..checkpoint import Models
 from ..disk_cache import cache_folder
 from ..disk_cache.mapped import FileSpan
 from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
 from ..memory.pinned import PinnedMemory
-from ..memory.placement import Placement, Room
+from ..memory.placement import Placement
 from ..settings import Resources
 from ..transformer import attending_with, compiling, note_step
-from .blueprint import Blueprint
 from .pace import Pace
 from .plan import place_stage
 from .precision import exact_float32
 from .prefetch import reading_ahead
 from .prepare import LoraLoad
-from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
+from .stage import TRANSFORMER, Engine, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
 
 _log = logging.getLogger(__name__)
 
 EngineT = TypeVar("EngineT", bound="PlannedEngine")
 
 
-class PlannedEngine(ABC):
+class PlannedEngine(Engine, ABC):
     """An engine that places every stage as it was planned, or as it fits when it comes."""
 
-    models: Models
-    events: Events
-    loras: Stack  # that every network gets, unless a stage has others
     resources: Resources  # with which attention the transformer computes, compiled or as CUDA graphs, and how LoRAs act
     _pace: Pace | None = None  # of a stage that asks its network again and again
     _plan: StagePlan | None = None
@@ -49,19 +42,6 @@ class PlannedEngine(ABC):
     def _read_ahead(self) -> set[FileSpan]:
         """What was read for stages that come later."""
         return set()
-
-    @property
-    @abstractmethod
-    def blueprint(self) -> Blueprint:
-        """The networks as shapes, in the formats they run in."""
-
-    @abstractmethod
-    def device(self, key: NetworkKey[Any]) -> torch.device:
-        """Return where a network runs."""
-
-    @abstractmethod
-    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
-        """Return what a stage that streams this network may take now."""
 
     @property
     def load(self) -> LoraLoad:
@@ -129,15 +109,8 @@ class PlannedEngine(ABC):
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
         """Yield the networks of ``stage``, ready to run; those in float32 compute in it, not in TF32.
 
-        Meanwhile those of the next stages are read from disk as far as RAM is free (``prefetch.py``).
-
-        Args:
-            stage: placed as it was planned, or as it fits now.
-            loras: in place of those of the model.
-
-        Raises:
-            DoesNotFitError: if the stage was not planned and does not fit.
-            OutOfMemoryError: if memory runs out all the same.
+        Meanwhile those of the next stages are read from disk as far as RAM is free (``prefetch.py``). Arguments and
+        errors as for ``Engine.use``, and OutOfMemoryError if memory runs out all the same.
         """
         placement = self.placement(stage)
         if placement is not None and placement.need.runs > 1 and not stage.describe_tiles():

@@ -15,7 +15,7 @@ from .encode_conditions import EncodeVideo
 from .need_of_passes import bytes_sent, need_of_passes, passes_on_meta
 from .plan import Plan
 from .refine import Refine
-from .sample import Sample, Sampling
+from .sample import Sample
 from .stage import Load, Stage, need_of
 
 # Bytes per second from a card to others, by data sheet: half of what NVLink has in both directions. Cards without it
@@ -38,7 +38,8 @@ def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load:
     lines = []
     for stage in plan.stages if plan.fits and len(rooms) > 1 else ():
         if isinstance(stage, (Sample, Refine)):
-            lines += _lines(stage, blueprint, rooms, load)
+            able, left_out = _able(stage, blueprint, rooms, load)
+            lines += [*left_out, _step(stage, blueprint, able, load)]
             if len({room.machine.name for room in rooms}) == 1:
                 lines.append(_sequence(stage, blueprint, rooms[0], len(rooms), load))
         elif isinstance(stage, (EncodeVideo, DecodeVideo)) and (count := stage.count_tiles(blueprint)) > 1:
@@ -50,7 +51,7 @@ def _coding(
     stage: EncodeVideo | DecodeVideo, count: int, blueprint: Blueprint, rooms: Sequence[Room], load: Load
 ) -> list[str]:
     """Say how long encoding or decoding takes, all tiles taken for equally large."""
-    able, lines = _able(stage, blueprint, rooms, load)
+    able, left_out = _able(stage, blueprint, rooms, load)
     seconds, share = [each.run for _, each in able], stage.share_of_tiles(blueprint)
     tiles, shares = _tiles(count, [share * each / count for each in seconds])
     after = (1 - share) * seconds[0] + tiles
@@ -58,7 +59,7 @@ def _coding(
         [room for room, _ in able], [f"{each} of {counted(count, 'tile')}" if each else "" for each in shares]
     )
     before = f"{after:.2f} s instead of {seconds[0]:.2f} s"
-    return [*lines, f"{stage.name} on {len(able)} devices: {before} ({dealt})"]
+    return [*left_out, f"{stage.name} on {len(able)} devices: {before} ({dealt})"]
 
 
 def describe_sharing(plan: Plan, blueprint: Blueprint, room: Room, load: Load) -> list[str]:
@@ -101,21 +102,15 @@ def _sequence(stage: Sample | Refine, blueprint: Blueprint, room: Room, count: i
     )
 
 
-def _lines(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
-    able, lines = _able(stage, blueprint, rooms, load)
-    return [*lines, _line(stage, blueprint, able, load)]
-
-
 def _able(
     stage: Stage, blueprint: Blueprint, rooms: Sequence[Room], load: Load
 ) -> tuple[list[tuple[Room, Placement]], list[str]]:
     """Return the devices that a stage fits, and a sentence for each other one."""
     need = load(stage, need_of(stage, blueprint))
     found = [(room, place(need, room)) for room in rooms]
-    lines = [
-        f"{stage.name} does not fit {room.machine.name}, which is left out." for room, each in found if each is None
-    ]
-    return [(room, each) for room, each in found if each is not None], lines
+    left_out = [room.machine.name for room, each in found if each is None]
+    able = [(room, each) for room, each in found if each is not None]
+    return able, [f"{stage.name} does not fit {name}, which is left out." for name in left_out]
 
 
 def _dealt(rooms: Sequence[Room], words: Sequence[str]) -> str:
@@ -123,7 +118,8 @@ def _dealt(rooms: Sequence[Room], words: Sequence[str]) -> str:
     return "; ".join(f"{room.machine.name}: {each}" for room, each in zip(rooms, words) if each)
 
 
-def _line(stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Room, Placement]], load: Load) -> str:
+def _step(stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Room, Placement]], load: Load) -> str:
+    """Say how long a step takes if its tiles, or its passes, are dealt out."""
     run, sweeps = able[0][1].run, _sweeps(stage, able[0][1])
     if sweeps > 1:
         after, shares = _tiles(sweeps, [each.run for _, each in able])
@@ -160,7 +156,7 @@ def _passes(
 ) -> tuple[float, list[str]]:
     """Seconds of a step whose passes are dealt out, and the passes of each device."""
     sampling, size = stage.sampling, stage.size
-    names = sampling.passes(size.video is not None and size.audio is not None)
+    names = sampling.passes(both_streams=size.video is not None and size.audio is not None)
     passes = passes_on_meta(blueprint, size, names)
     late = frozenset({sampling.guidance.first_stg_block})
     passes = [
@@ -171,14 +167,13 @@ def _passes(
     ]
     shares = deal(passes, [placement.rate(room.machine) for room, placement in able], blueprint.layers)
     own = [tuple(names[number] for number in share) for share in shares]
-    seconds = [_seconds(stage, sampling, blueprint, room, each, load) for (room, _), each in zip(able, own) if each]
+    seconds = [_seconds(stage, blueprint, room, each, load) for (room, _), each in zip(able, own) if each]
     return max(seconds), [", ".join(each) for each in own]
 
 
-def _seconds(
-    stage: Sample | Refine, sampling: Sampling, blueprint: Blueprint, room: Room, names: tuple[str, ...], load: Load
-) -> float:
+def _seconds(stage: Sample | Refine, blueprint: Blueprint, room: Room, names: tuple[str, ...], load: Load) -> float:
     """Seconds in which a device makes these passes, with the weights placed as for all of them."""
+    sampling = stage.sampling
     need = need_of_passes(blueprint, stage.size, names, sampling.steps, sampling.guidance.first_stg_block, stage.name)
     placement = place(load(stage, need), room)
     assert placement is not None  # since all passes fit

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ..conditioning import AVState, LatentCondition, apply_conditions
-from ..conditioning.conditions import Condition, edits, makes_anew
+from ..conditioning.conditions import Change, Condition, edits
 from ..conditioning.kept import not_shown
 from ..conditioning.rate import of_round
 from ..errors import Finding, SettingError
@@ -31,7 +31,7 @@ from .plan import Plan, plan_stages
 from .raise_rate import RaiseRate
 from .refine import Refine
 from .sample import Sample, Sampling
-from .stage import Engine, NetworkKey
+from .stage import Engine, upscaler_key
 from .stages import stages_of_clip
 from .upscale import Upscale
 
@@ -80,7 +80,7 @@ def given_in(
         SettingError: if it leaves nothing, or the model cannot make it, or a part of nothing is to be made anew.
     """
     streams = latent.content.streams()
-    if any(map(makes_anew, conditions)) and not any(stream.any() for stream in streams.values()):
+    if any(isinstance(each, Change) for each in conditions) and not any(stream.any() for stream in streams.values()):
         raise SettingError(
             "Retake and Inpaint change a part of a clip, and this LATENT is empty: connect that of LTX-2 Encode Clip, "
             "or of a sampler."
@@ -130,8 +130,12 @@ def sample_latent(
     return latent.finished(result, engine.last_step, ())  # its stage has not drawn all its numbers
 
 
-def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None) -> Latent:
-    """Return the larger LATENT; ``wanted`` is "space" or "time" where only one of them is to be enlarged.
+def upscale_latent(
+    engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None,
+    second: SecondStage = SecondStage()
+) -> Latent:  # fmt: skip
+    """Return the larger LATENT, in the tones that ``second`` asks for; ``wanted`` is "space" or "time" where only one
+    of them is to be enlarged.
 
     Raises:
         SettingError: for a latent without a picture, or with guide frames, and for an upscaler of the other kind.
@@ -142,9 +146,9 @@ def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, w
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
     keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
-    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
+    key, size, dtype = upscaler_key(upscaler), latent.shape.video_latent, upscaler.dtype
+    stage = Upscale(key, upscaler.config, size, dtype, latent.batch, keyframes, tones=second.tones)
     content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
     return latent.upscaled(content, fps)
 

@@ -88,8 +88,11 @@ def words_of_files(models: Models, encoder: Path, loras: Stack, how: Resources) 
 def words_of_clip(prompt: str, negative: str, settings: Mapping[str, object], told: bool = True) -> list[str]:
     """Return the flags of ``generate`` for a prompt, a negative one unless it is empty, and settings by their names;
     not ``told``, the file keeps them to itself."""
-    away, tags = [f"--negative={negative}"] * bool(negative.strip()), [] if told else ["--no-metadata"]
-    return [f"--prompt={prompt}", *away, *(f"--{name}={value}" for name, value in settings.items()), *tags]
+    words = [f"--prompt={prompt}"]
+    if negative.strip():
+        words.append(f"--negative={negative}")
+    words += [f"--{name}={value}" for name, value in settings.items()]
+    return words if told else [*words, "--no-metadata"]
 
 
 def make_together(words: Sequence[str], target: Path, count: int, events: Events = Events()) -> None:

@@ -31,6 +31,7 @@ from ..settings import Resources, dtype_of
 from ..text import Tokenizer
 from ..transformer import SequenceParallel, TransformerConfig, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
+from .device_thread import working_on
 from .devices import Others, Twin, make_twins, shared_by
 from .engine import PlannedEngine
 from .gain import describe_gain, describe_sharing
@@ -89,6 +90,8 @@ class LocalEngine(PlannedEngine):
         self._device, self._processes = self._devices[0], joined_processes()
         if self._processes is not None:
             self._device = self._own_device(self._processes)
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)  # where kernels start that are not of PyTorch, wherever tensors are
         self._dtype = resources.dtype or compute_dtype(self._device, models.width)
         self._pinned = PinnedMemory(resources.ram)
         self._built: dict[Identity, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
@@ -275,6 +278,8 @@ class LocalEngine(PlannedEngine):
             link = self._link(self._device)
             self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
         modules, store = self._built[identity]
+        if (processes := self._processes) is not None:
+            store.exchanges = lambda: processes.exchanges
         return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
 
     def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
@@ -404,7 +409,8 @@ def current_machine(device: torch.device, file: Path | None = None, dtype: torch
         file: on the disk that holds the models.
         dtype: what a CPU computes in.
     """
-    return this_machine(device, file, cache_folder(), scaled_product, can_stream(device), dtype)
+    with working_on(device):
+        return this_machine(device, file, cache_folder(), scaled_product, can_stream(device), dtype)
 
 
 def _rounded(nbytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,6 +17,8 @@ from ..latents import AVLatent
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
 from ..text import Contexts, relay_prompts
 from .stage import LatentSize
+
+_log = logging.getLogger(__name__)
 
 # Samples a window from what it begins as, with its contexts, what is given in it, and its number.
 SampleWindow = Callable[[AVLatent, Contexts, Sequence[LatentCondition], int], AVLatent]
@@ -77,13 +80,29 @@ class Script:
         Raises:
             SettingError: prompts that cannot fade over.
         """
+        held = self._held(window, transition)
+        if transition > 0:
+            begin = float(window.frames.start / window.fps)
+            return relay_prompts([contexts for _, contexts in held], [start - begin for start, _ in held], transition)
+        return held[0][1]
+
+    def unread(self, windows: Sequence[Window], transition: float = 0.0) -> list[str]:
+        """Say which prompts none of ``windows`` reads; a text that is read from another moment on is."""
+        read = {id(contexts) for window in windows for _, contexts in self._held(window, transition)}
+        return [
+            f"The prompt from {start:g} s on is not read: a window has the one that holds in the middle of what is new "
+            "in it. Let it begin elsewhere, or choose shorter windows or a transition."
+            for start, contexts in self.parts
+            if id(contexts) not in read
+        ]
+
+    def _held(self, window: Window, transition: float) -> list[tuple[float, Contexts]]:
+        """The prompts that ``window`` reads, with the moments from which they count."""
         if transition > 0:
             parts = sorted(self.parts, key=lambda part: part[0])
-            held = texts_in([start for start, _ in parts], window, transition)
-            begin = window.frames.start / window.fps
-            return relay_prompts([parts[n][1] for n in held], [parts[n][0] - float(begin) for n in held], transition)
+            return [parts[number] for number in texts_in([start for start, _ in parts], window, transition)]
         begun = [part for part in self.parts if part[0] <= window.middle]
-        return max(begun, key=lambda part: part[0], default=self.parts[0])[1]
+        return [max(begun, key=lambda part: part[0], default=self.parts[0])]
 
 
 def texts_in(starts: Sequence[float], window: Window, transition: float) -> range:
@@ -126,9 +145,11 @@ def sample_long(
         cache: where finished windows are kept; None keeps none.
     """
     whole = apply_conditions(latent, fps, conditions)
+    for sentence in script.unread(windows, windowing.transition):
+        _log.warning(sentence)
 
     def conditions_of(window: Window, items: Sequence[LatentCondition] = ()) -> list[LatentCondition]:
-        return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams.items())]
+        return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams().items())]
 
     def sample_one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), whole)
@@ -198,7 +219,7 @@ def sampled_size(state: AVState, windows: Sequence[Window]) -> LatentSize:
     clean = state.map(lambda each: each.unpacked(each.clean))
     sizes = []
     for window in windows:
-        items = [WithinWindow(name, each, window) for name, each in state.streams.items()]
+        items = [WithinWindow(name, each, window) for name, each in state.streams().items()]
         sizes.append(_size_of(apply_conditions(slice_window(clean, window), window.fps, items)))
     return max(sizes, key=lambda size: sum(count or 0 for count in size.tokens))
 
@@ -208,7 +229,7 @@ def _size_of(state: AVState) -> LatentSize:
     return LatentSize(
         None if video is None else (video.shape[1], video.shape[2], video.shape[3]),
         None if audio is None else audio.shape[1],
-        max(len(each.latent) for each in state.streams.values()),
+        max(len(each.latent) for each in state.streams().values()),
         state.appended,
         state.groups,
     )

@@ -172,11 +172,11 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     for stage in fitted:
         need = load.with_graphs(stage, load(stage, need_of(stage, blueprint)), room)
         placement = place(need, room)
-        notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, room.machine)]
-        notes += filter(None, [load.describe_graphs(stage, need, room.machine)])
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
+            notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, room.machine)]
+            notes += filter(None, [load.describe_graphs(stage, need, room.machine)])
             placements.append(placement.loaded_again(room) if used.issuperset(stage.networks) else placement)
             notes += _notes(placement, room)
         refusals += filter(None, [stage.refuse(room)])

@@ -19,8 +19,8 @@ Setting = tuple[Any, str, Any]  # owner, name and value of an attribute
 class clean_inference(torch.inference_mode):
     """Inference mode in which PyTorch computes as in a fresh process, as a context or a decorator.
 
-    Others may have left autocast on, or another default dtype or device: nothing of it counts inside. What decorates
-    a generator counts only while it makes a value.
+    Others may have left autocast on, or another default dtype or device: nothing of it counts inside. Behind it the
+    card is current again that was before. What decorates a generator counts only while it makes a value.
     """
 
     def __enter__(self) -> None:
@@ -33,10 +33,16 @@ class clean_inference(torch.inference_mode):
         if (dtype := torch.get_default_dtype()) != torch.float32:
             torch.set_default_dtype(torch.float32)
             self._before.callback(torch.set_default_dtype, dtype)
+        self._before.callback(_make_current, torch.cuda.current_device() if torch.cuda.is_initialized() else 0)
 
     def __exit__(self, *raised: Any) -> None:
         self._before.close()
         super().__exit__(*raised)
+
+
+def _make_current(card: int) -> None:
+    if torch.cuda.is_initialized() and torch.cuda.current_device() != card:
+        torch.cuda.set_device(card)
 
 
 class _ExactFloat32:

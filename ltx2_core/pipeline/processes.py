@@ -56,11 +56,13 @@ class Processes:
         size: how many there are.
         vram: bytes of a card that each may take; None where there are no cards.
         ram: bytes of RAM for each, all and available.
+        exchanges: how often this one has sent to the others.
     """
 
     def __init__(self, launch: Launch, store: dist.Store):
         """Agree with the others, which do the same; the process group is there already."""
         self.rank, self.size, self._launch, self._store = launch.rank, launch.size, launch, store
+        self.exchanges = 0
         free = usable(self.device("cuda")) if torch.cuda.is_available() else None
         total, available = (each // launch.local_size for each in ram())
         least = torch.tensor([-1 if free is None else free, total, available])
@@ -76,6 +78,7 @@ class Processes:
     def exchange(self, x: Tensor) -> Tensor:
         """Send ``x[i]`` to process i, and return what each sent to this one; see ``Peers``."""
         received = torch.empty_like(x)
+        self.exchanges += 1
         with _peers_there():
             dist.all_to_all_single(received, x)
         return received
@@ -83,6 +86,7 @@ class Processes:
     def gather(self, x: Tensor) -> Tensor:
         """Return the ``x`` of every process; see ``Peers``."""
         everything = x.new_empty(self.size * len(x), *x.shape[1:])
+        self.exchanges += 1
         with _peers_there():
             dist.all_gather_into_tensor(everything, x.contiguous())
         return everything.unflatten(0, (self.size, -1))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ from .encode_conditions import check_marker
 from .long import Script, sampled_size
 from .need_of_passes import need_of_passes
 from .sample import SampleInputs, Sampling, hooks_of, sample
-from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
+from .stage import TRANSFORMER, Engine, LatentSize, Stage
 
 NO_KEYFRAMES = (
     "The frame rate is raised between keyframes, and this latent has none: connect LTX-2 Generated Keyframes to the "
@@ -72,7 +71,7 @@ class RaiseRate(Stage):
     seed: int = 0
     drawn: tuple[int, ...] = ()
     loras: Stack | None = None
-    networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+    networks = (TRANSFORMER,)
 
     @classmethod
     def of(

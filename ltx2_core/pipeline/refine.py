@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 from ..conditioning import AVState, LatentCondition
 from ..errors import DoesNotFitError, counted
@@ -22,14 +21,14 @@ from .long import Script, sampled_size
 from .need_of_passes import latent_bytes, need_of_passes
 from .products import describe_products
 from .sample import SampleInputs, Sampling, hooks_of, sample
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, NetworkKey, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
 # the overlaps of smaller ones.
 MAX_TILE_TOKENS = 2**16
 MIN_TILE_TOKENS = 256
 
-KEPT = ("seed", "noise_order", "step_noise", "eta")  # settings of the first stage that the second one has, too
+KEPT = ("seed", "noise_order", "step_noise", "eta", "motion_speed")  # settings of the first stage that both have
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Refine(Stage):
     alone: bool = False
     loras: Stack | None = None
     name = "refining"
-    networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+    networks = (TRANSFORMER,)
 
     @classmethod
     def of(

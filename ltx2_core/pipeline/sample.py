@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import latents
 from ..conditioning import AVState, LatentCondition, State, apply_conditions, seed_slots
+from ..conditioning.state import WORDS
 from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
@@ -49,7 +49,7 @@ from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text
 from .long import Script, sample_long
 from .need_of_passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
 from .products import describe_products
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, NetworkKey, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
 
 _log = logging.getLogger(__name__)
 
@@ -202,9 +202,11 @@ def sample(
     """
     sigmas = sampling.sigmas
     apart = None if sampling.together else sampling.tiles
-    _check_together(network, sampling)
     caches_text = caches_text and not isinstance(network, ManyNetworks | SequenceParallel)
-    state = apply_conditions(inputs.latent, inputs.fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
+    fps = sampling.settings.told_fps(inputs.fps)
+    state = apply_conditions(inputs.latent, fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
+    _check_together(network, sampling)
+    _check_batch(sampling, state)
     for contexts in filter(None, (inputs.contexts, inputs.negative)):
         if apart and any(each.has_place for each in contexts.weights):
             raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
@@ -227,6 +229,17 @@ def _check_together(network: Network, sampling: Sampling) -> None:
         raise SettingError(
             "A step cache knows neither tiles nor several devices: set step_cache to 0, or sample without them."
         )
+
+
+def _check_batch(sampling: Sampling, state: AVState) -> None:
+    """SettingError where some clips keep a stream that others make, with guidance, which is one for all."""
+    guided = sampling.sampler.needs_negative or any(row.passes or row.uses_nag for row in sampling.guidance.rows)
+    for name, each in state.streams().items() if guided else ():
+        if each.is_mixed:
+            raise SettingError(
+                f"One clip of the batch keeps its whole {WORDS[name]} and another makes it, which guidance cannot tell "
+                "apart: make them in runs of their own, or set all scales to 1 and STG to 0."
+            )
 
 
 @dataclass
@@ -299,7 +312,7 @@ class _Solver:
 
 def _pairs(state: AVState, a: AVLatent, b: AVLatent) -> list[tuple[State, Tensor, Tensor]]:
     """Each stream's state with its tokens in ``a`` and ``b``."""
-    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams.items()]
+    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams().items()]
 
 
 @dataclass(frozen=True)
@@ -324,7 +337,7 @@ class Sample(Stage):
     caches_text: bool = False
     most_passes: int | None = None
     name = "sampling"
-    networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+    networks = (TRANSFORMER,)
 
     def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "Sample":
         """Keep what is made of the prompts from step to step, where it is most of the work and everything fits; let as

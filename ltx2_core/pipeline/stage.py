@@ -13,7 +13,6 @@ from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, V
 from ..checkpoint import Models
 from ..checkpoint.encoder_alone import VISION
 from ..checkpoint.text_encoder import TextEncoderFiles
-from ..checkpoint.upscaler import UpscalerFile
 from ..errors import Finding
 from ..geometry import ClipShape
 from ..latents import AVLatent
@@ -64,9 +63,9 @@ AUDIO_DECODER: NetworkKey[AudioDecoder] = _component("audio_decoder")
 VOCODER: NetworkKey[Vocoder | BandwidthExtendingVocoder] = _component("vocoder")
 
 
-def upscaler_key(file: UpscalerFile) -> NetworkKey[LatentUpscaler]:
-    """Return the key of the network in an upscaler's file."""
-    return NetworkKey("upscaler", source=file)
+def upscaler_key(source: Hashable) -> NetworkKey[LatentUpscaler]:
+    """Return the key of an upscaler, which ``source`` is for its engine: its file, or a network that is loaded."""
+    return NetworkKey("upscaler", source=source)
 
 
 class Networks:
@@ -282,7 +281,7 @@ class Engine(Protocol):
 
     models: Models
     events: Events
-    loras: Stack
+    loras: Stack  # that every network gets, unless a stage has others
 
     @property
     def encoder(self) -> TextEncoderFiles:

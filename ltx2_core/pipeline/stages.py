@@ -163,7 +163,8 @@ def _upscalers(request: CompleteRequest, engine: Engine, keyframes: int) -> Iter
     for file in request.second.enlarging:
         key = upscaler_key(file)
         batch = request.request.clip.batch_size
-        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch, keyframes)
+        size, tones = shape.video_latent, request.second.tones
+        yield Upscale(key, file.config, size, engine.dtype(key), batch, keyframes, tones=tones)
         shape = file.config.upscaled_shape(shape)
 
 

@@ -166,6 +166,8 @@ def _digest(about: str, tags: str, tensors: Mapping[str, Tensor]) -> str:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The header and the tensors of a file, whole and of our kind; see load_take."""
     if not path.is_file():
+        if path.exists():
+            raise UnreadableFileError(f"{path} is a folder, a pipe or a device: choose the file of a latent.")
         raise MissingFileError(f"{path} is not there: choose another latent.")
     damaged = f"{path.name} is damaged or was changed: save the latent again, or copy the file anew."
 
@@ -178,6 +180,12 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         header, tensors = foreign_call(read, path.name)
     except CheckpointError as error:
+        with path.open("rb") as file:
+            brace = file.read(9)[8:]  # with which the header of all safetensors files begins, behind its length
+        if brace not in (b"{", b""):
+            raise CheckpointError(
+                f"{path.name} is no latent: those are the .safetensors files of LTX-2 Save AV Latent and --save-latent."
+            ) from error
         raise CheckpointError(damaged) from error
     if KIND not in header:
         raise CheckpointError(

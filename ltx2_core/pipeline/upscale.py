@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checkpoint.upscaler import video_statistics
 from ..errors import SettingError
 from ..geometry import Keyframes
-from ..latents import AVLatent
+from ..latents import AVLatent, compress_range, draw_toward
 from ..memory.partition import Weights
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
@@ -20,18 +20,13 @@ from .blueprint import Blueprint
 from .stage import Engine, NetworkKey, Stage
 
 
-class LatentNormalization(Protocol):
-    """The channel statistics of the video VAE, or another implementation of the same."""
-
-    def normalize(self, latent: Tensor) -> Tensor:
-        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
-
-    def denormalize(self, latent: Tensor) -> Tensor:
-        """Undo ``normalize``."""
-
-
 def upscale(
-    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: LatentNormalization
+    upscaler: LatentUpscaler,
+    latent: AVLatent,
+    fps: Fraction,
+    statistics: ChannelStatistics,
+    adain_factor: float = 0.0,
+    tone_map_compression: float = 0.0,
 ) -> tuple[AVLatent, Fraction]:
     """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
 
@@ -42,6 +37,8 @@ def upscale(
         latent: a normalised latent with video.
         fps: its frame rate, which a temporal upscaler doubles.
         statistics: those of the video VAE of the same model version.
+        adain_factor: how far each channel is drawn to the mean and deviation that it had.
+        tone_map_compression: how far large numbers become smaller after that, 0 to 1.
 
     Raises:
         SettingError: if there is no video, or the upscaler expects other channels.
@@ -53,7 +50,12 @@ def upscale(
 
     def enlarge(video: Tensor) -> Tensor:
         raw = statistics.denormalize(video.float())
-        return statistics.normalize(upscaler(raw).float()).to(video.dtype)
+        large = upscaler(raw).float()
+        if adain_factor:
+            large = draw_toward(large, raw, adain_factor)
+        if tone_map_compression:
+            large = compress_range(large, tone_map_compression)
+        return statistics.normalize(large).to(video.dtype)
 
     config, keyframes = upscaler.config, latent.keyframes
     if keyframes is not None and config.space != 1:
@@ -67,7 +69,8 @@ def upscale(
 class Upscale(Stage):
     """Enlarge a latent of (F, H, W) ``size`` with the upscaler of ``key``, which computes in ``dtype``.
 
-    So many ``keyframes`` are enlarged with it. ``number`` is that of a round, where there are several.
+    So many ``keyframes`` are enlarged with it. ``number`` is that of a round, where there are several. ``tones`` are
+    the last two arguments of ``upscale``.
     """
 
     key: NetworkKey[Any]
@@ -77,6 +80,7 @@ class Upscale(Stage):
     batch: int = 1
     keyframes: int = 0
     number: int = 1
+    tones: tuple[float, float] = (0.0, 0.0)
 
     @property
     def name(self) -> str:
@@ -99,7 +103,7 @@ class Upscale(Stage):
         )
         keyframes = Keyframes(beside, tuple(range(self.keyframes))) if self.keyframes else None
         latent = AVLatent(video, None, keyframes)
-        work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics))
+        work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics, *self.tones))
         given = video.nbytes + beside.nbytes
         return StageNeed(self.name, Weights.of(upscaler), work, given)
 
@@ -108,4 +112,4 @@ class Upscale(Stage):
         with engine.use(self) as networks:
             device = engine.device(self.key)
             statistics = video_statistics(engine.models).to(device)
-            return upscale(networks[self.key], latent.to(device), fps, statistics)
+            return upscale(networks[self.key], latent.to(device), fps, statistics, *self.tones)

@@ -51,7 +51,7 @@ _RESPELLED = {
 _FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16", "input_global_scale": "nvfp4 whose scales are folded into alpha"}
 # How tensors end that other libraries write instead of a weight, in formats that no row reads; the first counts. Quanto
 # has a second ``_data`` where it packs two or four numbers into a byte.
-_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".proj_down": "SVDQuant (nunchaku)",
+_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".wscales": "SVDQuant (nunchaku)",
                  ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors", ".W_q": "HQQ", ".svd_up": "SDNQ",
                  ".zero_point": "SDNQ",
                  **dict.fromkeys((".weight_qdata", "._weight_act_quant_scale", "._weight_act_pre_scale",
@@ -155,6 +155,11 @@ def split_companion(key: str) -> tuple[str, str]:
     return (f"{module}.weight", suffix) if suffix in SCALE_SUFFIXES else (key, "")
 
 
+def join_companion(weight: str, suffix: str) -> str:
+    """Return the name of the tensor with this suffix beside ``weight``; that of the weight for an empty suffix."""
+    return f"{weight.removesuffix('weight')}{suffix}" if suffix else weight
+
+
 def respell(key: str) -> str:
     """Return the name by which a tensor is known here that a library writes in place of a weight, or beside it."""
     end = next((end for end in _RESPELLED if key.endswith(end)), None)
@@ -222,13 +227,22 @@ def check_library(names: Collection[str]) -> None:
     Raises:
         CheckpointError: Names the first of them and how it is stored.
     """
+    if (found := _of_library(names)) is not None:
+        name, end = found
+        weight = name.removesuffix(end) + (".weight" if end.startswith((".weight._", "._weight")) else end)
+        raise _unreadable(weight, _FOREIGN_ENDS[end])
+
+
+def is_of_library(names: Collection[str]) -> bool:
+    """Return whether a library has stored weights in its own way, low-rank parts of them as those of a LoRA perhaps."""
+    return _of_library(names) is not None
+
+
+def _of_library(names: Collection[str]) -> tuple[str, str] | None:
+    """The first tensor that only a library names so, and how it ends."""
     ends = tuple(_FOREIGN_ENDS)
     names = [name for name in names if name.endswith(ends)]  # a file has thousands of others
-    for end, library in _FOREIGN_ENDS.items() if names else ():
-        if (name := next((name for name in names if name.endswith(end)), None)) is not None:
-            raise _unreadable(
-                name.removesuffix(end) + (".weight" if end.startswith((".weight._", "._weight")) else end), library
-            )
+    return next(((name, end) for end in _FOREIGN_ENDS for name in names if name.endswith(end)), None)
 
 
 def wants_exact_products(shapes: Mapping[str, Shape]) -> bool:

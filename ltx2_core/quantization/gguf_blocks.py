@@ -147,6 +147,25 @@ def _nvfp4(blocks: Tensor) -> Tensor:
     return _scaled(0.5 * scale, look_up(_nibbles(blocks[:, 4:], 8), _E2M1))
 
 
+def _trits(content: Tensor, size: int, count: int) -> Tensor:
+    """``count`` digits of base 3 of each ``size`` bytes, the highest ones first; (n, count * bytes).
+
+    A byte is 256/243 of the number that its digits write, rounded up.
+    """
+    powers = 3 ** torch.arange(count, dtype=torch.int32, device=content.device).unsqueeze(1)
+    groups = content.unflatten(1, (-1, 1, size))
+    return ((groups * powers & 255) * 3 >> 8).flatten(1)
+
+
+def _tq1_0(blocks: Tensor) -> Tensor:
+    pieces = _trits(blocks[:, :32], 32, 5), _trits(blocks[:, 32:48], 16, 5), _trits(blocks[:, 48:52], 4, 4)
+    return _half(blocks, 52) * (torch.cat(pieces, dim=1).float() - 1)
+
+
+def _tq2_0(blocks: Tensor) -> Tensor:
+    return _half(blocks, 64) * (_bits(blocks[:, :64], 32, 4, 2, 3).float() - 1)
+
+
 # By the name that GGUF gives a type; those of plain numbers, such as F16, are dtypes and not here.
 BLOCKS = {
     "Q8_0": BlockType(32, 34, _q8_0),
@@ -170,9 +189,12 @@ BLOCKS = {
     "IQ2_XXS": BlockType(256, 66, iq2_xxs),
     "IQ1_M": BlockType(256, 56, iq1_m),
     "IQ1_S": BlockType(256, 50, iq1_s),
-    "Q8_1": BlockType(32, 40), "Q8_K": BlockType(256, 292), "TQ1_0": BlockType(256, 54),
-    "TQ2_0": BlockType(256, 66), "Q1_0": BlockType(128, 18),
-}  # fmt: skip
+    "TQ2_0": BlockType(256, 66, _tq2_0),
+    "TQ1_0": BlockType(256, 54, _tq1_0),
+    "Q8_1": BlockType(32, 40),
+    "Q8_K": BlockType(256, 292),
+    "Q1_0": BlockType(128, 18),
+}
 
 READABLE_BLOCKS = tuple(name for name, block in BLOCKS.items() if block.expand is not None)
 

@@ -269,13 +269,13 @@ class Denoiser:
                 level = state.shown_noise
                 x = x if level == 0 else torch.lerp(x, getattr(self.noise, name), level)
             elif not state.is_free:
-                timesteps, levels = state.mask[..., 0] * sigma, state.levels
+                timesteps, levels = state.mask[..., 0] * sigma, None if state.is_mixed else state.levels
             contexts = self.contexts.at(sigma)
             if each.uses_nag:
                 nag = each.nag(self._fit(getattr(self._only_negative(), name), x))
             return StreamInput(
                 tokens=x.to(self.dtype),
-                sigma=torch.full((len(x),), level, device=x.device),
+                sigma=level * state.generates if state.is_mixed else torch.full((len(x),), level, device=x.device),
                 positions=state.positions,
                 context=self._fit(getattr(contexts, name), x),
                 schedule=contexts.schedule(name, state.positions),
@@ -291,7 +291,7 @@ class Denoiser:
         inputs = {name: stream(name, x) for name, x in latent.streams().items()}
         return inputs.get("video"), inputs.get("audio")
 
-    def _reading(self, inputs: Inputs, contexts: Contexts, nag: bool = False) -> Inputs:
+    def _reading(self, inputs: Inputs, contexts: Contexts, nag: bool) -> Inputs:
         """The same, reading other contexts; all else is shared, so the transformer computes it once.
 
         A frozen sound keeps its own in the negative pass: the official audio-to-video pipeline has no negative prompt

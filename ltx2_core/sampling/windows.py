@@ -18,7 +18,7 @@ from ..conditioning import Inpaint, LatentCondition, State
 from ..errors import SettingError
 from ..fields import Checked, Number, Whole, settings_of, zero
 from ..geometry import AUDIO_RATE, TIME_SCALE, audio_latents, latent_frames, nearest_frames, pixel_frames
-from ..latents import AVLatent
+from ..latents import AVLatent, draw_toward
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def sample_windows(
         windows: From ``split_windows``.
         overlap_strength: 0..1, how firmly a window keeps what is known.
         drift_control: 0..1, how far the mean and deviation of each channel are drawn to those of the first window,
-            against colours and loudness that drift (Huang and Belongie, arXiv:1703.06868).
+            against colours and loudness that drift.
         store: Where finished windows are kept. One is taken from there if it began with the same latent and settings.
         settings: Names everything else that ``sample`` depends on, for each window.
 
@@ -250,12 +250,7 @@ def _joined(whole: Tensor, made: Tensor, part: StreamSpan) -> Tensor:
 
 def _toward(made: Tensor, first: Tensor, begin: Tensor, factor: float) -> Tensor:
     """Draw the mean and deviation of each channel of ``made`` to those of ``first``, if it was made at all."""
-    if torch.equal(made, begin):
-        return made
-    axes = tuple(range(2, made.ndim))
-    deviation, mean = torch.std_mean(made, axes, keepdim=True)
-    first_deviation, first_mean = torch.std_mean(first, axes, keepdim=True)
-    return torch.lerp(made, (made - mean) / deviation.clamp(min=1e-6) * first_deviation + first_mean, factor)
+    return made if torch.equal(made, begin) else draw_toward(made, first, factor)
 
 
 def _fingerprint(settings: str, begin: AVLatent) -> str:

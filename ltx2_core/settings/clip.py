@@ -209,20 +209,36 @@ class ClipSettings(Checked):
         "prompt. auto is by seconds above 0; else as a sound that is connected; else by frames where no model is "
         "connected, and as the model likes it where one is.",
     ] = AUTO
+    least_seconds: Annotated[
+        float,
+        Number(0.1, 120, 0.1, unit="seconds", advanced=True),
+        "The shortest clip that the prompt may need, for length as the prompt needs.",
+    ] = 1.0
+    most_seconds: Annotated[
+        float,
+        Number(0.1, 120, 0.1, unit="seconds", advanced=True),
+        "The longest clip that the prompt may need, likewise.",
+    ] = 20.0
 
     def __post_init__(self) -> None:
         """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood.
 
-        Raises SettingError for a length in seconds without any.
+        Raises SettingError for a length in seconds without any, and for limits of it that are the wrong way round.
         """
         object.__setattr__(self, "fps", exact_fps(self.fps))
         super().__post_init__()
         if self.length == IN_SECONDS and not self.seconds:
             raise SettingError(f"length is {IN_SECONDS}, but seconds is 0: write how many.")
+        if self.least_seconds > self.most_seconds:
+            raise SettingError(
+                f"least_seconds is {self.least_seconds:g} and most_seconds {self.most_seconds:g}, between which there "
+                "is no length: make the first one smaller, or the second one larger."
+            )
 
     def automatic(self, has_picture: bool) -> "ClipSettings":
         """Return what auto means where a model is known: as a picture or the model likes it, but for given seconds."""
-        size, length = AS_PICTURE if has_picture else AS_MODEL, IN_SECONDS if self.seconds else AS_MODEL
+        size = AS_PICTURE if has_picture else AS_MODEL
+        length = IN_SECONDS if self.seconds else AS_MODEL
         return replace(
             self,
             size=size if self.size == AUTO else self.size,

@@ -162,6 +162,7 @@ class Request:
         recipe = recipe.editing(edits(self.conditions))
         second.check_detailing()
         self._check_blending()
+        self.sampling.check_motion_speed(long is not None or second.rounds > 0)
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(

@@ -98,7 +98,8 @@ class Resources(Checked):
         "For small clips on an NVIDIA card that holds all weights: what starts the operations of a step is recorded "
         "once and replayed from the third step on. A replay is compared with a plain step first. Takes the memory of "
         "a step once more. Where the card is busy anyway, weights are streamed, or LoRAs act beside quantised layers, "
-        "the plan and the log say why not, and nothing changes. Not tried on a card yet.",
+        "the plan and the log say why not, and nothing changes. ComfyUI has to be started with --disable-cuda-malloc. "
+        "Not tried on a card yet.",
     ] = False
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Annotated
 
 from ..errors import SettingError, counted
@@ -103,6 +104,12 @@ class SamplingSettings(Checked):
         "of what it changed before: faster, with motion and detail that differ a little; the sound is computed in "
         "every step. For dev models, whose recipes have 20 steps and more. 0 is off.",
     ] = 0.0
+    motion_speed: Annotated[
+        float,
+        Number(0.05, 20, 0.05, 0.001, advanced=True),
+        "How fast things move, 1 as in life: 0.2 is slow motion at a fifth of the speed, as its LoRA wants it. Length, "
+        "frame rate and sound stay as they are.",
+    ] = 1.0
 
     def __post_init__(self) -> None:
         """Raise SettingError for steps of which there is none."""
@@ -111,6 +118,18 @@ class SamplingSettings(Checked):
             raise SettingError(
                 f"start_step is {self.start_step} and end_step {self.end_step}, between which there is no step: end "
                 "later, or with 0 at the end of the schedule."
+            )
+
+    def told_fps(self, fps: Fraction) -> Fraction:
+        """Return the rate by which the positions of a picture of ``fps`` count: higher where things move slower."""
+        return fps / Fraction(self.motion_speed).limit_denominator(1000)
+
+    def check_motion_speed(self, is_long: bool) -> None:
+        """Raise SettingError for another speed in a clip of windows, or one whose frame rate is raised."""
+        if is_long and self.motion_speed != 1:
+            raise SettingError(
+                f"motion_speed is {self.motion_speed:g}, which windows, segments and rounds do not know: make the clip "
+                "at once, or set it to 1."
             )
 
     def check_step_cache(self, steps: int) -> None:

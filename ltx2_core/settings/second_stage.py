@@ -81,6 +81,17 @@ class SecondStage(Checked):
         "How often the frame rate is doubled after the second stage, and the clip refined between generated keyframes "
         "(DFR of LTX-2.5): 1 makes 48 of 24 frames per second, 2 makes 96. Needs the temporal upscaler.",
     ] = 0
+    adain_factor: Annotated[
+        float,
+        Number(0, 10, 0.05, advanced=True, instead=zero("off", usual=1.0)),
+        "Draws what was enlarged to the colours and contrast of the small picture: 1 fully. 0, off, is official.",
+    ] = 0.0
+    tone_map_compression: Annotated[
+        float,
+        Number(0, 1, 0.05, advanced=True, instead=zero("off", usual=0.6)),
+        "Tames what is far from grey in what was enlarged, after that: raise it against colours that burn out. 0, off, "
+        "is official.",
+    ] = 0.0
     sigmas: Annotated[
         tuple[float, ...] | None,
         Words(),
@@ -120,6 +131,11 @@ class SecondStage(Checked):
                     f"example {nearest_size(value, step)}."
                 )
         return ClipShape(int(width / space), int(height / space), frames, fps)
+
+    @property
+    def tones(self) -> tuple[float, float]:
+        """What is done to colours and contrast of a latent that was enlarged."""
+        return self.adain_factor, self.tone_map_compression
 
     @property
     def space(self) -> Fraction:

@@ -26,7 +26,7 @@ class ConnectorConfig:
     max_position: float  # mapped to the end of the rotary grid
     rope_interleaved: bool
     rope_double: bool
-    registers: int = 128
+    registers: int
     rows: int = 1024  # of the context, whatever the length of the prompt
 
     @property

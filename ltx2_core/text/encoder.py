@@ -1,7 +1,9 @@
 """What every text encoder has in common: hidden states of all layers, and sizes from a config or from shapes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,54 +23,55 @@ LIMITS: dict[str, tuple[Any, Any]] = {
 ROWS_AT_ONCE = 16_384  # of the table, when all of them are compared with a state
 
 
-class EncoderConfig(Protocol):
-    """Sizes of a text encoder."""
+@dataclass(frozen=True)
+class EncoderConfig(ABC):
+    """Sizes of a text encoder; the defaults are those of both 12B models that LTX-2 was trained with.
 
-    @property
-    def layers(self) -> int:
-        """How many there are."""
+    Of every ``full_every`` layers the last attends to everything, the others within the ``window``.
+    """
 
-    @property
-    def width(self) -> int:
-        """Channels D of a hidden state."""
-
-    @property
-    def hidden(self) -> int:
-        """Channels inside a feed-forward network."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-
-    @property
-    def query_width(self) -> int:
-        """Channels of the queries of all layers together."""
-
-    @property
-    def score_limit(self) -> float:
-        """What scores of the next token approach at most; 0 is no limit."""
-
-    @property
-    def window(self) -> int:
-        """How many tokens a layer sees at most that does not attend to everything."""
+    layers: int = 48
+    width: int = 3840  # channels D of a hidden state
+    hidden: int = 15360  # channels inside a feed-forward network
+    heads: int = 16
+    kv_heads: int = 8
+    head_dim: int = 256
+    vocabulary: int = 262144  # rows of the embedding
+    window: int = 1024  # tokens
+    full_every: int = 6
+    theta: float = 1e6  # of the layers that attend to everything
+    local_theta: float = 1e4
+    eps: float = 1e-6
+    score_limit: float = 0.0  # what scores of the next token approach at most; 0 is no limit
 
     def is_full(self, layer: int) -> bool:
         """Return whether a layer attends to everything."""
+        return layer % self.full_every == self.full_every - 1
 
+    @property
+    @abstractmethod
+    def query_width(self) -> int:
+        """Channels of the queries of all layers together."""
+
+    @abstractmethod
     def frequencies(self, full: bool) -> Tensor:
         """Return the radians per position of each pair of channels of a head, (d / 2), float32."""
 
     @classmethod
-    def from_json(cls, section: Mapping[str, Any], /) -> "EncoderConfig":
+    @abstractmethod
+    def from_json(cls, section: Mapping[str, Any]) -> "EncoderConfig":
         """Read the text part of a Hugging Face ``config.json``."""
 
     @classmethod
-    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], /) -> "EncoderConfig":
+    @abstractmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "EncoderConfig":
         """Derive the sizes from the shapes of the tensors, by our names."""
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return the sizes as a Hugging Face config has them."""
 
+    @abstractmethod
     def build(self) -> "TextEncoder":
         """Make the network without weights."""
 
@@ -166,6 +169,12 @@ def read_sizes(fields: Fields, names: Mapping[str, str], defaults: type[EncoderC
             read = fields.whole if isinstance(default, int) else fields.number
             values[ours] = read(theirs, default, *LIMITS.get(ours, (1, 2**16)))
     return values
+
+
+def read_pattern(fields: Fields) -> dict[str, int]:
+    """Read from the kinds of layers that a config lists which of them attend to everything; nothing if none do."""
+    kinds = fields.items("layer_types", longest=LIMITS["layers"][1])
+    return {"full_every": kinds.index("full_attention") + 1} if "full_attention" in kinds else {}
 
 
 class WeightShapes:

@@ -1,7 +1,7 @@
 """The language model that encodes the prompt: Gemma 3, all of whose layers count (see README.md, "Gemma")."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors.foreign import Fields
 from ..layers import repeat
-from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
+from .encoder import LIMITS, EncoderConfig, TextEncoder, WeightShapes, read_pattern, read_sizes
 from .gemma_layers import CausalAttention, Heads, Layer, Norm, TextModel
 
 _SIZES = {  # our name: the name in a Hugging Face config
@@ -31,32 +31,18 @@ _SIZES = {  # our name: the name in a Hugging Face config
 
 
 @dataclass(frozen=True)
-class GemmaConfig:
-    """Sizes of a Gemma 3 text model; the defaults are the 12B model that LTX-2 was trained with."""
+class GemmaConfig(EncoderConfig):
+    """Sizes of a Gemma 3 text model; the defaults are the 12B model that LTX-2.0 and 2.3 were trained with."""
 
-    layers: int = 48
-    width: int = 3840
-    hidden: int = 15360
-    heads: int = 16
-    kv_heads: int = 8
-    head_dim: int = 256
     vocabulary: int = 262208
     attention_scalar: int = 256  # queries are divided by its root
-    window: int = 1024
-    full_every: int = 6  # every sixth layer attends to everything, the others within the window
-    theta: float = 1e6
-    local_theta: float = 1e4
     rope_factor: float = 8.0
-    eps: float = 1e-6
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "GemmaConfig":
         """Read the text part of a Hugging Face ``config.json``, as written by transformers 4 or 5."""
         fields = Fields.of(section, "The config of Gemma")
-        values = read_sizes(fields, _SIZES, cls)
-        layer_types = fields.items("layer_types", longest=LIMITS["layers"][1])
-        if "full_attention" in layer_types:
-            values["full_every"] = layer_types.index("full_attention") + 1
+        values = read_sizes(fields, _SIZES, cls) | read_pattern(fields)
         return cls(**values | _ropes(fields)).checked(fields)
 
     def checked(self, fields: Fields) -> "GemmaConfig":
@@ -72,15 +58,6 @@ class GemmaConfig:
         """Derive the sizes from the shapes of the tensors (our names); CheckpointError if a needed one is missing."""
         sizes = WeightShapes(shapes).sizes
         return cls.from_json(cls(**sizes, attention_scalar=sizes["head_dim"]).to_json())
-
-    @property
-    def score_limit(self) -> float:
-        """What scores of the next token approach at most: there is no limit."""
-        return 0.0
-
-    def is_full(self, layer: int) -> bool:
-        """Return whether a layer attends to everything."""
-        return layer % self.full_every == self.full_every - 1
 
     def frequencies(self, full: bool) -> Tensor:
         """Return the radians per position of each pair of channels of a head, (d / 2)."""
@@ -98,7 +75,7 @@ class GemmaConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the sizes as transformers' text config has them, in the older form that all its releases accept."""
-        values = {_SIZES[name]: value for name, value in asdict(self).items() if name in _SIZES}
+        values = {theirs: getattr(self, ours) for ours, theirs in _SIZES.items()}
         scaled = {"rope_type": "linear", "factor": self.rope_factor} if self.rope_factor != 1 else None
         return values | {"rope_scaling": scaled}
 

@@ -1,7 +1,7 @@
 """The language model that encodes the prompts of 2.5: Gemma 4, all of whose layers count (see README.md, "Gemma 4")."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors.foreign import Fields
 from ..layers import repeat
-from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
+from .encoder import LIMITS, EncoderConfig, TextEncoder, WeightShapes, read_pattern, read_sizes
 from .gemma_layers import CausalAttention, Heads, Layer, Norm, Past, Sight, TextModel, normalise
 
 _SIZES = {  # our name: the name in a Hugging Face config
@@ -30,29 +30,15 @@ _SIZES = {  # our name: the name in a Hugging Face config
 
 
 @dataclass(frozen=True)
-class Gemma4Config:
+class Gemma4Config(EncoderConfig):
     """Sizes of a Gemma 4 text model; the defaults are the 12B model that LTX-2.5 was trained with.
 
-    Of every ``full_every`` layers the last attends to everything and has other heads, ``full_*``, whose values are its
-    keys; the others attend within the window.
+    Layers that attend to everything have other heads, ``full_*``, whose values are their keys.
     """
 
-    layers: int = 48
-    width: int = 3840
-    hidden: int = 15360
-    heads: int = 16
-    kv_heads: int = 8
-    head_dim: int = 256
     full_kv_heads: int = 1
     full_head_dim: int = 512
-    vocabulary: int = 262144
-    window: int = 1024
-    full_every: int = 6
-    theta: float = 1e6  # of the layers that attend to everything
-    local_theta: float = 1e4
     rotated: float = 0.25  # share of the channels that positions rotate, in these layers
-    eps: float = 1e-6
-    score_limit: float = 0.0  # of what could be the next token; 0 is none
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "Gemma4Config":
@@ -64,12 +50,9 @@ class Gemma4Config:
         fields = Fields.of(section, "The config of Gemma 4")
         if "text_config" in fields:
             fields = fields.section("text_config")
-        values = read_sizes(fields, _SIZES, cls)
-        layer_types = fields.items("layer_types", longest=LIMITS["layers"][1])
-        if "full_attention" in layer_types:
-            values["full_every"] = layer_types.index("full_attention") + 1
-        if "per_layer_config" in fields:
-            values |= _of_full_layers(fields, layer_types, cls(**values))
+        values = read_sizes(fields, _SIZES, cls) | read_pattern(fields)
+        if "per_layer_config" in fields and "full_every" in values:
+            values |= _of_full_layers(fields, cls(**values))
         parameters = fields.section("rope_parameters")
         for kind, ours in ("sliding_attention", "local_theta"), ("full_attention", "theta"):
             values[ours] = parameters.section(kind).number("rope_theta", getattr(cls, ours), *LIMITS[ours])
@@ -98,10 +81,6 @@ class Gemma4Config:
             sizes = replace(sizes, full_head_dim=full_head_dim, full_kv_heads=keys // full_head_dim)
         return cls.from_json(sizes.to_json())
 
-    def is_full(self, layer: int) -> bool:
-        """Return whether a layer attends to everything."""
-        return layer % self.full_every == self.full_every - 1
-
     def frequencies(self, full: bool) -> Tensor:
         """Return the radians per position of each pair of channels of a head, (d / 2)."""
         half = (self.full_head_dim if full else self.head_dim) // 2
@@ -125,7 +104,7 @@ class Gemma4Config:
         """Return the sizes as transformers' text config has them."""
         kinds = ["full_attention" if self.is_full(layer) else "sliding_attention" for layer in range(self.layers)]
         partial = {"rope_type": "proportional", "rope_theta": self.theta, "partial_rotary_factor": self.rotated}
-        return {_SIZES[name]: value for name, value in asdict(self).items() if name in _SIZES} | {
+        return {theirs: getattr(self, ours) for ours, theirs in _SIZES.items()} | {
             "attention_k_eq_v": True,
             "hidden_size_per_layer_input": 0,
             "layer_types": kinds,
@@ -136,11 +115,9 @@ class Gemma4Config:
         }
 
 
-def _of_full_layers(fields: Fields, layer_types: Sequence[object], sizes: Gemma4Config) -> dict[str, Any]:
+def _of_full_layers(fields: Fields, sizes: Gemma4Config) -> dict[str, Any]:
     """Sizes of the layers that attend to everything, where a config says by layer what differs (transformers 5.24)."""
-    if "full_attention" not in layer_types:
-        return {}
-    layer = fields.section("per_layer_config").section(str(layer_types.index("full_attention")))
+    layer = fields.section("per_layer_config").section(str(sizes.full_every - 1))
     same = {"full_kv_heads": sizes.kv_heads, "full_head_dim": sizes.head_dim}
     return same | read_sizes(layer, {"full_kv_heads": _SIZES["kv_heads"], "full_head_dim": "head_dim"}, Gemma4Config)
 

@@ -4,6 +4,7 @@ from ..layers import TextSchedule, Visibility
 from ..layers.kernels import ATTENTIONS, attending_with, compiling, compiling_pays, count_with, note_step
 from .block import TextAttention
 from .config import StreamConfig, TransformerConfig
+from .graphs import find_obstacle_of_allocator
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
 from .sequence import SequenceParallel, check_heads
@@ -34,5 +35,6 @@ __all__ = [
     "compiling",
     "compiling_pays",
     "count_with",
+    "find_obstacle_of_allocator",
     "note_step",
 ]

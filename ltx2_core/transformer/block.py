@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..layers import Attention, FeedForward, KeyValue, Query
 from .config import StreamConfig, TransformerConfig
-from .inputs import Perturbation
+from .inputs import Nag, Perturbation
 from .modulation import Readers, gated_sum, modulate
 from .passes import map_distinct
 from .state import StatePair, States, StreamState, TextInput, is_updated
@@ -87,9 +87,9 @@ class TextAttention(Attention):
         """Return what queries (B, H, N, d) find in a text."""
         query = Query(q, None)
         heads = self.attend(query, project_text(text), text.bias)
-        if text.negative is not None:
+        if text.nag is not None and text.negative is not None:
             negative = self.attend(query, project_text(text.negative), text.negative.bias)
-            heads = guide_attention(heads, negative, text)
+            heads = guide_attention(heads, negative, text.nag)
         return heads
 
     def _project_text(self, table: Tensor | None, text: TextInput) -> KeyValue:
@@ -259,19 +259,19 @@ def _unzip(passes: list[StatePair]) -> tuple[States, States]:
     return videos, audios
 
 
-def guide_attention(heads: Tensor, negative: Tensor, text: TextInput) -> Tensor:
+def guide_attention(heads: Tensor, negative: Tensor, nag: Nag) -> Tensor:
     """Lead attention to the text away from attention to the negative text (NAG, arXiv 2505.21179).
 
-    The guided result may not grow beyond ``text.limit`` times the L1 norm of the plain one, taken over all heads of a
-    token, and ``text.blend`` of it is mixed in.
+    The guided result may not grow beyond ``nag.limit`` times the L1 norm of the plain one, taken over all heads of a
+    token, and ``nag.blend`` of it is mixed in.
 
     Args:
         heads: What the queries find in the text, (B, H, N, d).
         negative: What they find in the negative text, likewise.
-        text: The settings.
+        nag: The settings.
     """
     # Each product with the scale would be rounded by more than the difference, which is exact where both are alike.
-    guided = torch.add(heads, heads - negative, alpha=text.scale - 1)
+    guided = torch.add(heads, heads - negative, alpha=nag.scale - 1)
     ratio = guided.abs().sum((1, 3), keepdim=True) / heads.abs().sum((1, 3), keepdim=True).clamp(min=1e-6)
-    guided = guided * (text.limit / ratio.clamp(min=text.limit))
-    return torch.lerp(heads, guided, text.blend)
+    guided = guided * (nag.limit / ratio.clamp(min=nag.limit))
+    return torch.lerp(heads, guided, nag.blend)

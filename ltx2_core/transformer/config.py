@@ -45,7 +45,7 @@ class StreamConfig:
     head_dim: int
     context_width: int  # of the text context in the blocks
     max_positions: tuple[float, ...]  # one per axis: seconds, then pixels
-    feed_forward_bias: bool = True  # in the blocks; False for the video of 2.5
+    feed_forward_bias: bool  # in the blocks; False for the video of 2.5
     marks_keyframes: bool = False  # 2.5: tokens of latents that stand for one frame carry a learned mark
 
     @property

@@ -1,7 +1,8 @@
 """Steps as CUDA graphs: what starts their operations is recorded once and replayed (see README.md, "CUDA graphs")."""
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -136,6 +137,7 @@ class SweepGraphs:
         self._layers = [module for module in self._modules if not module._modules]
         self._graphs: dict[Hashable, _Graph] = {}
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None  # on which all of them are recorded, as they share their memory
         self._places: list[int] = []  # of the weights when the graphs were recorded
         self._failed = False
         self._told: set[str] = set()
@@ -190,12 +192,14 @@ class SweepGraphs:
         elif any(isinstance(stream.share, Shard) for stream in streams):
             reason = "other processes have a share in each step"
         else:
-            reason = self._obstacle_of_layers(device)
+            reason = self._lasting_obstacle(device)
         if reason:
             self._tell(reason)
         return reason
 
-    def _obstacle_of_layers(self, device: torch.device) -> str:
+    def _lasting_obstacle(self, device: torch.device) -> str:
+        if reason := find_obstacle_of_allocator():
+            return reason
         if any(weight.device != device for weight in self._weights):
             return "some blocks are streamed, and lie elsewhere in each step"
         if any(map(is_adapted, self._layers)):
@@ -218,16 +222,37 @@ class SweepGraphs:
         states = contents.over(inputs)
         try:
             graph = torch.cuda.CUDAGraph()
-            # Other threads, which read files and copy, may do what a thread that records may not.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with self._recording(graph, inputs[0].device):
                 made = self._walk(list(states), skips, None, None)
             if self._find_places() != self._places:
                 raise RuntimeError("weights have moved meanwhile")
-            self._pool = graph.pool()
             self._graphs[key] = _Graph(graph, inputs, states, _tokens(made))
         except Exception as reason:
             self._give_up(f"recording failed: {first_line(reason)}")
         return expected
+
+    @contextmanager
+    def _recording(self, graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[None]:
+        """Record what ``device`` is asked for in this context, on a stream of its own.
+
+        PyTorch's usual stream for that lies on the card that recorded first in this process. Where recording fails the
+        stream remains the current one, and before PyTorch 2.12 the allocator remains at it (pytorch#180395), so that it
+        would give back nothing any more: both are set right here.
+        """
+        self._stream = self._stream or torch.cuda.Stream(device)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        # Other threads, which read files and copy, may do what a thread that records may not.
+        recorder = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        try:
+            with torch.cuda.stream(self._stream), recorder:
+                yield
+        except BaseException:
+            private: Any = torch._C
+            names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")  # the second before 2.8
+            stop = next(getattr(private, name) for name in names if hasattr(private, name))
+            with suppress(RuntimeError):  # it is not at it
+                stop(device.index, self._pool)
+            raise
 
     def _compare(self, graph: _Graph, expected: list[StatePair]) -> None:
         """Give up if a replay differs from the plain way by more than rounding."""
@@ -260,6 +285,14 @@ class SweepGraphs:
         if reason not in self._told:
             self._told.add(reason)
             _log.info("Steps take the plain way, not CUDA graphs: %s.", reason)
+
+
+def find_obstacle_of_allocator() -> str:
+    """Return why what PyTorch allocates by now must not be recorded; empty if it may be."""
+    if not torch.cuda.is_available() or torch.cuda.get_allocator_backend() != "cudaMallocAsync":
+        return ""
+    # What was recorded and never replayed cannot be given back: CUDA refuses, and PyTorch ends the program.
+    return "PyTorch allocates by cudaMallocAsync, which ComfyUI leaves out if it is started with --disable-cuda-malloc"
 
 
 def _with_tokens(state: StreamState | None, x: Tensor | None) -> StreamState | None:

@@ -148,10 +148,8 @@ class StreamIO(nn.Module):
         caption, cache = self.caption or nn.Identity(), stream.text_cache if modulation is None else None
         bias = stream.schedule or _context_bias(stream.context_mask, stream.tokens.dtype)
         context = caption(stream.context) if cache is None else cache.find(self, partial(caption, stream.context))
-        if (nag := stream.nag) is None:
-            return TextInput(context, bias, modulation, cache=cache)
-        negative = TextInput(caption(nag.context), None, modulation)
-        return TextInput(context, bias, modulation, negative, nag.scale, nag.limit, nag.blend, cache)
+        negative = None if stream.nag is None else TextInput(caption(stream.nag.context), None, modulation)
+        return TextInput(context, bias, modulation, stream.nag, negative, cache)
 
     def modulate_by_own_level(
         self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype

@@ -94,7 +94,7 @@ class TokenModulation:
         """Return the modulation of the tokens from ``start`` to ``stop`` alone."""
         runs: Runs = []
         for tokens, level in self.runs:
-            if tokens == slice(None):
+            if tokens == _ALL:
                 runs.append((tokens, level if isinstance(level, int) or level.shape[1] == 1 else level[:, start:stop]))
             elif max(tokens.start, start) < min(tokens.stop, stop):
                 runs.append((slice(max(tokens.start - start, 0), min(tokens.stop, stop) - start), level))
@@ -137,13 +137,13 @@ class Modulation:
     def _runs(self) -> Runs:
         """Runs of tokens that share one noise level in every clip; if there are too many, one run of all tokens."""
         if len(self.rows) == 1:
-            return [(slice(None), 0)]
+            return [(_ALL, 0)]
         if self.level.shape[1] == 1:
-            return [(slice(None), self.level)]
+            return [(_ALL, self.level)]
         if (runs := _RUNS.get(self.level)) is None:
             _RUNS[self.level] = runs = _runs_of(self.level)
-        if runs == [slice(None)]:
-            return [(slice(None), self.level)]
+        if runs == [_ALL]:
+            return [(_ALL, self.level)]
         return [(tokens, self.level[:, tokens.start : tokens.start + 1]) for tokens in runs]
 
 
@@ -156,7 +156,7 @@ def _runs_of(level: Tensor) -> list[slice]:
     changes = (level.diff(dim=1) != 0).any(dim=0).nonzero()[:, 0]
     bounds = [0, *(changes + 1).tolist(), level.shape[1]]
     if len(bounds) > _MOST_RUNS:
-        return [slice(None)]
+        return [_ALL]
     return [slice(start, end) for start, end in zip(bounds, bounds[1:])]
 
 

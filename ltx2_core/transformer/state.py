@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Rotation, TextSchedule, Visibility
+from .inputs import Nag
 from .modulation import Modulation, Readers, Residual, TokenModulation, norm_modulate
 from .share import WHOLE, Whole
 from .text_cache import TextCache
@@ -19,19 +20,13 @@ LEAST_IN_BATCH, MOST_IN_BATCH = 32, 256
 
 @dataclass(frozen=True, eq=False)
 class TextInput:
-    """The text that a stream attends to; passes with the same text share one of these.
-
-    ``negative`` is set for normalised attention guidance, and ``scale``, ``limit`` and ``blend`` are its settings
-    (see ``inputs.Nag``).
-    """
+    """The text that a stream attends to; passes with the same text share one of these."""
 
     context: Tensor  # (B, L, D)
     bias: Tensor | TextSchedule | None  # (B, 1, 1, L), or by token; added to the attention scores
     modulation: Modulation | None
-    negative: "TextInput | None" = None
-    scale: float = 1.0
-    limit: float = 2.5
-    blend: float = 0.25
+    nag: Nag | None = None  # normalised attention guidance by ``negative``
+    negative: "TextInput | None" = None  # the context of ``nag`` as the network reads it
     cache: TextCache | None = None  # where keys and values stay; only of a text without modulation
 
 
@@ -59,7 +54,7 @@ class StreamState:
     def kind(self) -> Hashable:
         """What passes have in common that may be computed as one batch; None for one that may not."""
         few = LEAST_IN_BATCH <= self.x.shape[1] <= MOST_IN_BATCH
-        if not few or len(self.x) > 1 or any(text.negative is not None for text in self.texts):
+        if not few or len(self.x) > 1 or any(text.nag is not None for text in self.texts):
             return None
         same = self.visibility, self.rotation, self.cross_rotation, self.modulation, self.cross_modulation
         return self.x.shape, *map(id, (*same, self.cross_gate, self.share))

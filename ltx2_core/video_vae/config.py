@@ -54,14 +54,14 @@ class VideoVAEConfig:
 
     encoder_blocks: tuple[BlockConfig, ...]
     decoder_blocks: tuple[BlockConfig, ...]
-    latent_channels: int = 128
-    decoder_base_channels: int = 128
-    in_channels: int = 3
-    out_channels: int = 3
-    patch_size: int = 4
-    causal_decoder: bool = False
-    encoder_padding: str = "zeros"
-    decoder_padding: str = "reflect"
+    latent_channels: int
+    decoder_base_channels: int
+    in_channels: int
+    out_channels: int
+    patch_size: int
+    causal_decoder: bool
+    encoder_padding: str
+    decoder_padding: str
 
     def __post_init__(self) -> None:
         for padding in (self.encoder_padding, self.decoder_padding):

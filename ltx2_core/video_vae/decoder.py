@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
-from ..geometry import TIME_SCALE, pixel_frames
+from ..geometry import pixel_frames
 from .config import ProjectConfig, ResampleConfig, VideoVAEConfig
 from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Work
 from .layers import ChannelStatistics, Conv, ProjectedResidual, Residual, Upsample, unpatchify
@@ -129,8 +129,7 @@ class VideoDecoder(DecodesInTiles, nn.Module):
         tile = latent.new_empty(batch, channels, *largest)
         frame = batch * self.config.out_channels * height * width * self.config.space_scale**2 * FLOAT32
         interval = frame * pixel_frames(largest[0])  # what is being blended
-        spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
-        tail = frame * tiling.frame_overlap if len(spans) > 1 else 0
+        tail = frame * tiling.frame_overlap if len(tiling.intervals(length)) > 1 else 0
         return DecodingWork((Work(largest, lambda: self(tile), tiles, tile.nbytes, interval + tail),), interval)
 
     def fitted(self, tiling: Tiling) -> Tiling:

@@ -58,16 +58,16 @@ class DiffusionDecoderConfig:
 
     stages: tuple[StageConfig, ...]
     upsamples: tuple[UpsampleConfig, ...]
-    head_dim: int = 64
-    latent_channels: int = 128
-    out_channels: int = 3
-    patch_size: int = 4
-    embedding: int = 384
-    time_multiplier: float = 1000.0
-    steps: int = 1
-    predicts_x0: bool = True
-    gates: bool = False  # whether blocks scale what they add by a vector, as old files do
-    marks_keyframes: bool = False  # whether there is a vector by which keyframes are told from the clip
+    head_dim: int
+    latent_channels: int
+    out_channels: int
+    patch_size: int
+    embedding: int
+    time_multiplier: float
+    steps: int
+    predicts_x0: bool
+    gates: bool  # whether blocks scale what they add by a vector, as old files do
+    marks_keyframes: bool  # whether there is a vector by which keyframes are told from the clip
 
     def __post_init__(self) -> None:
         if len(self.stages) != STAGES or len(self.upsamples) != STAGES - 1:

@@ -4,7 +4,6 @@ The plain way runs everywhere and is exact. A kernel of comfy-kitchen takes its 
 """
 
 import importlib
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.kernels import Kernel, Operation
+
 Size = tuple[int, int, int]  # frames, rows, columns
-Kernel = Callable[[Tensor, Tensor, Tensor, Size], Tensor]
 
 BRICK: Size = (4, 8, 8)  # queries that share one box of keys
 _SHARES = 32  # of a clip whose keys are copied at a time: the copies then take about as much as the queries
 _LARGEST = 2**31  # elements of a tensor that kernels are trusted to address
-
-_log = logging.getLogger(__name__)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size, output: Tensor | None = None) -> Tensor:
@@ -40,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size, output: Tensor | None 
     Returns:
         (B, T, H, W, heads, d).
     """
-    fast = find_kernel(q.device, q.dtype, q.shape[-1]) if q.numel() < _LARGEST else None
+    fast = None if q.is_meta or q.numel() >= _LARGEST else ATTENTION.find(q)
     frames, rows, columns = (min(reach, length) for reach, length in zip(kernel, q.shape[1:4]))
     if fast is None:
         return attend_in_bricks(q, k, v, (frames, rows, columns), output)
@@ -171,43 +169,21 @@ def _layout(size: Size, kernel: Size) -> _Layout:
     )
 
 
-# The kernel of comfy-kitchen
-
-
-@lru_cache(maxsize=16)
-def find_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel | None:
-    """Return the kernel of comfy-kitchen if it is installed and right on ``device``, else None; asked once.
+def kitchen_kernel() -> Callable[[Tensor, Tensor, Tensor, Size], Tensor]:
+    """Return comfy-kitchen's na3d with our arguments. Raises ImportError or AttributeError where there is none.
 
     Its own way on a CPU is no faster than ours.
     """
-    if device.type in ("cpu", "meta"):
-        return None
-    try:
-        kernel = kitchen_kernel()
-        error = _self_test(kernel, device, dtype, head_dim)
-    except Exception as reason:  # of a library that may lack a build for this card in ways of its own
-        _log.info("Neighbourhood attention takes the plain way on %s: %s", device, str(reason).split("\n")[0])
-        return None
-    if error > _TOLERANCES.get(dtype, 1e-4):
-        _log.warning("comfy-kitchen's na3d is off by %.1e on %s: the plain way is taken.", error, device)
-        return None
-    return kernel
-
-
-def kitchen_kernel() -> Kernel:
-    """Return comfy-kitchen's na3d with our arguments. Raises ImportError or AttributeError where there is none."""
     na3d = importlib.import_module("comfy_kitchen").na3d
     return lambda q, k, v, kernel: na3d(q, k, v, list(kernel), scale=1.0)
 
 
-_TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 4e-3}  # as shares of the largest value
+def _sample(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Size]:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn((3, 1, 7, 12, 13, 2, _HEAD), generator=generator).to(device, dtype).unbind(0)
+    return q * _HEAD**-0.5, k, v, (3, 11, 5)
 
 
-def _self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
-    """Return the largest difference between ``kernel`` and the plain way, as a share of the largest value."""
-    generator, window = torch.Generator().manual_seed(0), (3, 11, 5)
-    q, k, v = torch.randn((3, 1, 7, 12, 13, 2, head_dim), generator=generator).to(device, dtype).unbind(0)
-    q *= head_dim**-0.5
-    expected = attend_in_bricks(q, k, v, window).float()
-    found = kernel(q, k, v, window).float()
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+_HEAD = 64  # channels, as in all decoders that were published
+
+ATTENTION = Operation("Neighbourhood attention", attend_in_bricks, [Kernel("comfy-kitchen", kitchen_kernel)], _sample)

@@ -68,6 +68,10 @@ class Tiling(Checked):
         """These tiles; None where they follow from the room."""
         return self if self.tile_size else None
 
+    def intervals(self, length: int) -> "list[Span]":
+        """Return the intervals in time of tiles of ``length`` latents."""
+        return split_time_axis(length, self.tile_frames // TIME_SCALE, self.frame_overlap // TIME_SCALE)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -188,8 +192,7 @@ def encode_stream(
 def count_encoding_tiles(size: tuple[int, int, int], tiling: Tiling) -> int:
     """Return in how many tiles pixels are encoded to a latent of (F, H, W) ``size``."""
     side, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
-    times = split_time_axis(size[0], tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
-    return len(times) * math.prod(len(split_axis(edge, side, overlap)) for edge in size[1:])
+    return len(tiling.intervals(size[0])) * math.prod(len(split_axis(edge, side, overlap)) for edge in size[1:])
 
 
 def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -> tuple[tuple[int, int, int], float]:
@@ -202,11 +205,13 @@ def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -
     """
     length, height, width = size
     side, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
-    times = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
     sides = {
         edge: coupled_side(edge, max(height, width), side, overlap) if coupled else side for edge in (height, width)
     }
-    axes = [times, *(split_with_least(edge, sides[edge], overlap, NARROWEST) for edge in (height, width))]
+    axes = [
+        tiling.intervals(length),
+        *(split_with_least(edge, sides[edge], overlap, NARROWEST) for edge in (height, width)),
+    ]
     sizes = [[span.stop - span.start for span in axis] for axis in axes]
     frames, rows, columns = map(max, sizes)
     return (frames, rows, columns), math.prod(map(sum, sizes)) / (frames * rows * columns)

@@ -154,6 +154,19 @@ def test_a_clip_that_fails_is_tried_once_more_and_stops_no_other(made, tmp_path,
     assert not (tmp_path / "out" / "line_0002.mp4").exists()
 
 
+@pytest.mark.parametrize(
+    "first, second", [("sub", "sub/a.mp4"), ("sub/a.mp4", "Sub"), ("\u00e9.mp4", "e\u0301.mp4"), ("a.mp4/b", "a.mp4")]
+)
+def test_files_that_would_be_in_each_others_place_are_told_before_the_first_is_made(
+    made, tmp_path, capsys, first, second
+):
+    """Some systems take both ways to write an accent for the same."""
+    clips = lines_of(tmp_path, {"prompt": "a", "output": first}, {"prompt": "b", "output": second})
+    assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
+    assert len(made.requests) == 1
+    assert "line 2: " in (said := capsys.readouterr().err) and "line 1 makes" in said
+
+
 def test_a_table_has_the_same_settings(made, tmp_path):
     (tmp_path / "red.csv").write_text('prompt,seed,stg_blocks,stg_blocks,steps\n"a, b",3,1,2,\n')
     assert main(["batch", str(tmp_path / "red.csv"), "--output", str(tmp_path / "out")]) == 0

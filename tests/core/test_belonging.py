@@ -38,11 +38,6 @@ def real(files):
     return open_models(files / "ltx-2.3-tiny.safetensors")
 
 
-@pytest.fixture(scope="module")
-def miniature():
-    return open_models("miniature")
-
-
 def test_what_follows_the_model_is_opened_anew_for_another_model():
     opened = []
     follows = FollowsModel(lambda models: opened.append(models) or f"of {models}")

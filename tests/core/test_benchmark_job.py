@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from fake_engine import FakeEngine
 
-from ltx2_core.checkpoint import open_models
 from ltx2_core.pipeline.benchmark import JOB, REPEATS, SIGMAS, Timing, remember, software_versions, time_job, verdict
 from ltx2_core.quantization import library_version
 
@@ -19,15 +18,10 @@ def timing(step: float, software: dict = NEW, **more: object) -> Timing:
     return Timing("RTX 5090", "LTX-2.3", software, {"a step": step, "decoding": 1.0}, date="2026-11-02", **more)
 
 
-@pytest.fixture(scope="module")
-def models():
-    return open_models("miniature")
-
-
 @pytest.mark.slow
-def test_every_part_is_timed_without_its_first_round(models):
+def test_every_part_is_timed_without_its_first_round(miniature):
     ticks: Iterator[int] = iter(range(10_000))
-    engine = FakeEngine(models)
+    engine = FakeEngine(miniature)
     found = time_job(engine, "this", NEW, clock=lambda: float(next(ticks)))
     assert found.seconds == {"a step": 1.0, "decoding": 1.0, "sound": 1.0}  # one tick of the clock each
     assert engine.used == ["sampling", "frames", "mel", "sound"] * REPEATS
@@ -36,7 +30,7 @@ def test_every_part_is_timed_without_its_first_round(models):
 
 
 @pytest.mark.slow
-def test_the_slow_first_round_does_not_count(models):
+def test_the_slow_first_round_does_not_count(miniature):
     class Clock:
         now, rounds = 0.0, 0
 
@@ -45,7 +39,7 @@ def test_the_slow_first_round_does_not_count(models):
             self.now += 100.0 if self.rounds <= len(SIGMAS) - 1 + 4 else 1.0
             return self.now
 
-    assert set(time_job(FakeEngine(models), "this", NEW, clock=Clock()).seconds.values()) == {1.0}
+    assert set(time_job(FakeEngine(miniature), "this", NEW, clock=Clock()).seconds.values()) == {1.0}
 
 
 def test_what_became_slower_is_told_with_what_has_changed():

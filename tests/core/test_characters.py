@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conditions import Seen
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -26,7 +27,7 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.media.write import write_audio
-from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders, measure_conditions
+from ltx2_core.pipeline.encode_conditions import measure_conditions
 from ltx2_core.pipeline.long import WithinWindow, sampled_size
 from ltx2_core.sampling.windows import split_windows
 from ltx2_core.settings import place_character
@@ -70,22 +71,15 @@ def test_every_window_sees_and_hears_the_same(way):
     assert sampled_size(whole, windows).tokens == (max(map(len, seen)) + 5 * 2, sampled_size(whole, windows).tokens[1])
 
 
-class Seen(SizeOnlyEncoders):
-    """Encoders that keep what they are given."""
-
-    def video(self, read, shape):
-        self.pixels = torch.cat([*read()], dim=2)
-        return super().video(read, shape)
-
-
 def test_a_sheet_stands_still_and_is_seen_whole():
     """Also where it is as long as the clip is not, and where the LoRA wants it smaller."""
     (reference,), encoders = Character(FACES[:1]).conditions("ingredients", (2, 1)), Seen()
     (item,) = reference.encode(ClipShape(192, 128, 25, FPS), STREAMS, encoders)
     assert (item.downscale, item.strength, item.latent.shape[2:]) == (2, 1.0, (4, 2, 3))
-    assert encoders.pixels.shape == (1, 3, 25, 64, 96) and (encoders.pixels == encoders.pixels[:, :, :1]).all()
-    assert_close(encoders.pixels[0, :, 0, :, 32:64], fit(FACES[:1], 32, 64)[0, :, 0])
-    assert not encoders.pixels[..., :32].any() and not encoders.pixels[..., 64:].any()
+    (pixels,) = encoders.pixels
+    assert pixels.shape == (1, 3, 25, 64, 96) and (pixels == pixels[:, :, :1]).all()
+    assert_close(pixels[0, :, 0, :, 32:64], fit(FACES[:1], 32, 64)[0, :, 0])
+    assert not pixels[..., :32].any() and not pixels[..., 64:].any()
 
 
 def test_several_pictures_are_one_sheet_in_rows():

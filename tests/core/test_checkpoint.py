@@ -5,6 +5,7 @@ import math
 import os
 import re
 import struct
+import time
 from pathlib import Path
 
 import golden
@@ -254,6 +255,25 @@ def test_a_folder_of_links_is_what_they_lead_to(tmp_path):
     (elsewhere / "model.safetensors").write_bytes(b"23")
     assert stamps(files_of(folder)) != before[0]
     assert [Path(name).name for name, *_ in stamps([folder])] == ["transformer"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a file that is overwritten keeps its time of creation")
+def test_another_file_of_the_same_size_and_time_is_noticed(tmp_path):
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for each in (path, other):
+        each.write_bytes(each.name.encode())
+        os.utime(each, (10**9, 10**9))
+    before = stamps([path])
+    assert stamps([path]) == before
+    time.sleep(0.02)  # longer than the clock of a disk ticks
+    other.replace(path)
+    moved = stamps([path])
+    time.sleep(0.02)
+    path.write_bytes(b"c.safetensors")
+    os.utime(path, (10**9, 10**9))
+    written = stamps([path])
+    assert len({str(each) for each in (before, moved, written)}) == 3
+    assert before[0][:3] == moved[0][:3] == written[0][:3]
 
 
 def test_video_only_file(sets, tmp_path):

@@ -40,11 +40,6 @@ WINDOWS_PATH = r"C:\clips\cat.png"
 
 
 @pytest.fixture(scope="module")
-def models():
-    return ltx2.open_models("miniature")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A video with sound, one without, a sound, and a picture."""
     folder = tmp_path_factory.mktemp("media")
@@ -56,12 +51,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def asked(models):
+def asked(miniature):
     """What flags become: a function from words to a request."""
 
     def read(*words) -> Request:
         words = ["generate", "--output", "x.mp4", "--prompt", "x", *map(str, words)]
-        return request_of(parse(words), models)
+        return request_of(parse(words), miniature)
 
     return read
 
@@ -158,8 +153,8 @@ def test_settings_are_those_that_were_written(asked):
     assert request.second == SecondStage(refine=False) and request.tiling is None and request.long is None
 
 
-def test_what_is_not_written_follows_the_recipe(asked, models):
-    recipe = recipe_of(models)
+def test_what_is_not_written_follows_the_recipe(asked, miniature):
+    recipe = recipe_of(miniature)
     whole = asked().completed(recipe)
     assert whole.guidance == recipe.guidance and whole.sigmas == recipe.sigmas()
     assert asked().clip == ClipSettings() and asked().schedule == ScheduleSettings()
@@ -227,7 +222,7 @@ def test_a_source_says_size_length_and_rate(asked, folder, caplog):
     begin, retake = request.conditions
     assert begin.audio is not None and (retake.start, retake.end, retake.streams) == (0.5, 1, "sound")
     begin, retake = asked("--source", silent, "--retake", "0.5:1").conditions
-    assert begin.audio is None and tuple(retake.among) == ("video",) and "without sound" in caplog.text
+    assert begin.audio is None and retake.streams == "picture and sound" and "without sound" in caplog.text
     assert asked("--video", film, "--seconds", 1).clip.asked_frames == 25 and "25 frames." in caplog.text
     assert asked("--video", film, "--fps", 12).clip.asked_frames == 17
     assert asked("--video", f"{film}:start=0.5").clip.asked_frames == 17
@@ -290,7 +285,7 @@ def test_loras_are_opened_and_compared(asked, caplog):
         asked("--lora", f"{LORA}:1:auio=0")
 
 
-def test_long_clips(asked, tmp_path, models):
+def test_long_clips(asked, tmp_path, miniature):
     path = tmp_path / "segments.txt"
     path.write_text("# a story\n0 a red ball\n\n2.5: a green ball\n")
     segments = (Segment(0, "a red ball"), Segment(2.5, "a green ball"))
@@ -301,9 +296,9 @@ def test_long_clips(asked, tmp_path, models):
     ).long.windowing == Windowing(window=33, overlap=8, overlap_strength=0.5, drift_control=0.25)
     assert asked("--overlap", 8).long is None
     words = ["generate", "--output", "x.mp4"]
-    assert request_of(parse([*words, "--segments", str(path)]), models).prompt == "a red ball"
+    assert request_of(parse([*words, "--segments", str(path)]), miniature).prompt == "a red ball"
     with pytest.raises(SettingError, match="There is no prompt"):
-        request_of(parse(words), models)
+        request_of(parse(words), miniature)
 
 
 def test_a_second_stage(asked):
@@ -433,14 +428,14 @@ def test_a_frame_from_the_end_is_no_flag():
 def test_generate_hands_the_request_over_and_writes_the_clip(tmp_path, capsys, monkeypatch):
     requests = []
 
-    def make_clips(models, request, events):
+    def run_batch(models, request, events):
         requests.append(request)
         events.on_progress("sampling", 1, 2)
         events.on_finding("It is silent.")
         clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)
         return [clip] * request.clip.batch_size
 
-    monkeypatch.setattr(commands, "make_clips", make_clips)
+    monkeypatch.setattr(commands, "run_batch", run_batch)
     target = tmp_path / "clip.mp4"
     assert main(["generate", "--prompt", "x", "--output", str(target), "--lora", f"{LORA}:0.5", "--seconds", "1"]) == 0
     said = capsys.readouterr()
@@ -471,7 +466,7 @@ def test_a_video_of_no_rate_for_clips_is_named(asked, tmp_path):
 
 def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monkeypatch):
     clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)
-    monkeypatch.setattr(commands, "make_clips", lambda *given: [clip])
+    monkeypatch.setattr(commands, "run_batch", lambda *given, **events: [clip])
     words = ["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4"), "--tiles", "1x2x2", "--feather", "2"]
     for more, told in [([], {"tiles": "refine", "feather": "mask"}), (["--refine"], {"feather": "mask"})]:
         caplog.clear()
@@ -489,11 +484,11 @@ def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monke
 
 
 def test_a_name_that_another_run_takes_meanwhile_is_not_written_over(tmp_path, monkeypatch):
-    def make(*given):
+    def make(*given, **events):
         (tmp_path / "clip.mp4").write_bytes(b"of another run")
         return [SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)]
 
-    monkeypatch.setattr(commands, "make_clips", make)
+    monkeypatch.setattr(commands, "run_batch", make)
     assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4")]) == 0
     assert (tmp_path / "clip.mp4").read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
 

@@ -5,9 +5,10 @@ from fractions import Fraction
 import pytest
 import torch
 from direct import sample
-from planned import running, small
+from planned import seeded, small
 
 from ltx2_core.conditioning import Inpaint, Keyframe, ReferenceAudioTokens, ReferenceVideoTokens
+from ltx2_core.errors import SettingError
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import Guidance, Tiles
 from ltx2_core.text import Contexts
@@ -25,10 +26,7 @@ HOW = {
 
 @pytest.fixture(scope="module")
 def network():
-    made, generator = running(small("2.3", 2)), torch.Generator().manual_seed(0)
-    for parameter in made.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(1, parameter.shape[-1]) ** 0.5)
-    return made
+    return seeded(small("2.3", 2))
 
 
 def made(network, rows: slice, **how) -> AVLatent:
@@ -57,3 +55,28 @@ def test_each_of_several_clips_is_sampled_as_by_itself(network, how):
     for number in range(2):
         for name, alone in made(network, slice(number, number + 1), **how).streams().items():
             assert (both[name][[number]] - alone).norm() < 1e-5 * alone.norm()
+
+
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_a_clip_whose_stream_is_kept_may_be_beside_one_whose_is_made(network, stream):
+    """Without guidance, which treats the two differently."""
+
+    def made(rows: slice, **how) -> AVLatent:
+        generator = torch.Generator().manual_seed(1)
+        video, audio, text = (
+            torch.randn(2, *shape, generator=generator)[rows] for shape in ((128, *SIZE), (8, LENGTH, 16), (8, 192))
+        )
+        mask = torch.tensor([0.0, 1.0])[rows].view(-1, 1, *[1] * (3 if stream == "video" else 2))
+        contexts = Contexts(text[..., :128], text[..., 128:])
+        told = {"fps": Fraction(24), "sigmas": [0.8, 0.6, 0.3, 0.0], "add_noise": False, "negative": contexts}
+        items = [Inpaint(stream, mask.expand(-1, -1, *(SIZE if stream == "video" else (LENGTH, 1))))]
+        return sample(network, AVLatent(video, audio), contexts=contexts, items=items, **told, **how)
+
+    both = made(EACH).streams()
+    for number in range(2):
+        for name, alone in made(slice(number, number + 1)).streams().items():
+            assert (both[name][[number]] - alone).norm() < 1e-5 * alone.norm()
+    for how in ({"video": Guidance(3)}, {"audio": Guidance(nag_scale=4)}, {"sampler": "euler_cfg_pp"}):
+        with pytest.raises(SettingError, match=r"keeps its whole .* and another makes it"):
+            made(EACH, **how)
+        made(slice(0, 1), **how)

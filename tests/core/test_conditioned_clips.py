@@ -20,17 +20,6 @@ from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.video_vae import DecoderInput
 
 
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
-
-
-@pytest.fixture(scope="module")
-def miniature():
-    return ltx2.open_models("miniature")
-
-
 def make(models, *conditions, frames=33, **more) -> ltx2.Clip:
     size = {"width": 96, "height": 64, "frames": frames, "steps": 2, "video": Guidance(), "audio": Guidance()}
     return ltx2.generate(models, "x", conditions=conditions, **size | more)

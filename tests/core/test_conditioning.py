@@ -7,6 +7,7 @@ import pytest
 import torch
 from agreement import compare
 from direct import sample
+from drawn import draw
 from official import matrix, official, tiny_section, use_rule_of_1_0_0
 
 from ltx2_core import geometry
@@ -30,10 +31,6 @@ from ltx2_core.text import Contexts
 
 FPS = Fraction(24)
 SHAPE = (8, 3, 2, 4)  # 17 frames of 128 x 64
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def video_state(shape=SHAPE, fps=FPS) -> State:

@@ -125,6 +125,19 @@ def test_a_reference_is_as_small_and_as_sparse_as_its_lora_wants_it():
     assert apply_conditions(latents.empty(shape), FPS, [item]).appended == (2 * 1 * 2, 0)
 
 
+@pytest.mark.parametrize(
+    "length, scale, latents_of", [(32, 2, 3), (16, 2, 2), (31, 2, 2), (32, 4, 2), (33, 4, 2), (25, 3, 2)]
+)
+def test_a_sparse_reference_is_taken_as_far_as_it_reaches(length, scale, latents_of):
+    """As officially: its first frame, then each of so many from the second on, as far as they fill latents."""
+    encode, ramp = Seen(), torch.linspace(0, 1, 33).view(-1, 1, 1, 1).expand(-1, 64, 96, 3)
+    mask = torch.arange(40.0)[:, None, None].expand(40, 64, 96)[:length] / 40
+    (item,) = encoded(ReferenceVideo(VideoSource(ramp[:length]), 1, scale, mask=mask), encode=encode)
+    taken = [0, *range(1, length, scale)][: 8 * latents_of - 7]
+    assert_close(encode.pixels[0][0, 0, :, 0, 0], 2 * ramp[taken, 0, 0, 0] - 1)
+    assert item.latent.shape[2] == len(item.attention) == latents_of and taken[-1] + scale >= length - 8 * scale
+
+
 def test_a_mask_of_a_reference_counts_in_its_cells():
     mask = torch.zeros(1, 64, 96)
     mask[:, :, 48:] = 1
@@ -159,6 +172,17 @@ def test_a_retake_of_one_stream_keeps_the_other():
     assert [(type(item), item.stream) for item in both] == [(Retake, "video"), (Retake, "audio")]
     assert [(type(item), item.stream) for item in picture] == [(Retake, "video"), (Frozen, "audio")]
     assert len(encoded(RetakeRange(0, 1), streams=["video"])) == 1
+
+
+@pytest.mark.parametrize("change", [RetakeRange(0, 1), RetakeRange(0, 1, "sound"), InpaintMask(torch.ones(1, 64, 96))])
+def test_the_sound_of_a_clip_without_one_is_made_as_a_whole(change):
+    """As officially: there is nothing of it to keep, where a part of the picture is made anew."""
+
+    def free(audio):
+        state = apply_conditions(latents.empty(CLIP), FPS, encoded(InitClip(VideoSource(FRAMES), audio), change))
+        return state.audio.is_free
+
+    assert free(None) and not free(SOUND)
 
 
 def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():

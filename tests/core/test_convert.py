@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf_files import vocabulary
+from lora_files import off
 from peak import Peak
 from safetensors.torch import load_file, save_file
 
@@ -32,17 +33,13 @@ from ltx2_core.quantization import (
     format_of,
 )
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 MINIATURE = open_models("miniature")
 MINI, GEMMA = MINIATURE.files[0].path, MINIATURE.text_encoder
 
 # The error of Gaussian numbers, at most.
 ROUNDING = {"fp8": 0.028, "int8": 0.009, "nvfp4": 0.1, "q8_0": 0.006, "q4_k": 0.075}
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def named(folder: Path, format: str, name: str = "new") -> Path:
@@ -61,10 +58,6 @@ def converted(tmp_path_factory):
         return made[format]
 
     return make
-
-
-def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 # -- Rounding ----------------------------------------------------------------------------------------------------------

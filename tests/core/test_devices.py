@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -469,6 +470,22 @@ def planned(capsys, *words: str) -> str:
 
 
 @pytest.mark.slow
+def test_a_second_card_is_measured_as_the_current_one(monkeypatch):
+    """Products of comfy-kitchen are timed there, whose kernels start on the current card."""
+    current = ["cuda:0"]
+
+    @contextmanager
+    def on(device):
+        current.append(str(device))
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(local_engine, "can_stream", lambda device: True)
+    monkeypatch.setattr(local_engine, "this_machine", lambda *_: current[-1])
+    assert local_engine.current_machine(torch.device("cuda:1")) == "cuda:1" and current == ["cuda:0"]
+
+
 def test_the_plan_says_what_several_cards_gain(capsys):
     line = planned(capsys, "--devices", "RTX 5090, RTX 4090")
     after, before = map(float, re.findall(r"([0-9.]+) s a step", line) + re.findall(r"instead of ([0-9.]+) s", line))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import compare
+from drawn import randn
 
 from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, build, open_models
@@ -42,10 +43,6 @@ VOCODERS = {
 }  # fmt: skip
 
 
-def noise(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
 def saved(network, folder: Path, **changes) -> Path:
     """Let diffusers save ``network``; ``changes`` are written into its config afterwards."""
     network.save_pretrained(folder)
@@ -70,7 +67,7 @@ def vocoder(version: str):
 @torch.inference_mode()
 def test_a_video_vae_is_that_of_its_config(tmp_path, version):
     theirs, models = video_vae(version), open_models(saved(video_vae(version), tmp_path / "vae"))
-    latent, frames = noise(1, 16, 2, 3, 2), noise(1, 3, 9, 64, 32)
+    latent, frames = randn(1, 16, 2, 3, 2), randn(1, 3, 9, 64, 32)
     decoded, encoded = (build(models, name, torch.float32) for name in ("video_decoder", "video_encoder"))
     assert models.version == version[:3]
     compare(f"diffusers: {version} decoder", decoded(latent), theirs.decode(latent).sample)
@@ -86,7 +83,7 @@ def test_an_audio_vae_is_that_of_its_config(tmp_path):
     models = open_models([saved(theirs, tmp_path / "audio_vae"), of_a_version])
     config = AudioVAEConfig.from_json(models.config["audio_vae"])
     assert (config.channels, config.res_blocks, config.latent_channels) == (64, 1, 4)
-    latent = noise(1, 4, 5, 16)
+    latent = randn(1, 4, 5, 16)
     ours = build(models, "audio_decoder", torch.float32)(latent)
     compare("diffusers: audio decoder", ours, theirs.decode(latent).sample)
 
@@ -98,7 +95,7 @@ def test_a_vocoder_is_that_of_its_config(tmp_path, version):
     models = open_models(saved(theirs, tmp_path / "vocoder"))
     generator = VocoderConfig.from_json(models.config["vocoder"]).generator
     assert models.version == version and generator.block_kernels == (3, 5, 7)
-    mel = noise(1, 2, 4, 64)
+    mel = randn(1, 2, 4, 64)
     compare(f"diffusers: {version} vocoder", build(models, "vocoder", torch.float32)(mel), theirs(mel))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from agreement import compare
 from diffusers_parts import folder_of_2_5, write_folder
+from drawn import randn
 
 import ltx2_core as ltx2
 from ltx2_core import tiny
@@ -35,10 +36,6 @@ def theirs():
 @pytest.fixture(scope="module")
 def folder(theirs, tmp_path_factory) -> Path:
     return write_folder(tmp_path_factory.mktemp("LTX-2.5-Diffusers"), theirs)
-
-
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_folder_is_a_whole_distilled_model_of_2_5(folder):
@@ -86,7 +83,7 @@ def test_its_text_encoder_reads_as_that_of_transformers(folder, theirs):
 @torch.no_grad()
 def test_its_diffusion_decoder_is_that_of_diffusers(folder, theirs):
     ours, other = build(open_models(folder), "video_decoder", torch.float32), theirs["diffusion_decoder"]
-    latent, noise = random(1, 128, 3, 3, 3), random(1, 3, 17, 96, 96, seed=2)
+    latent, noise = randn(1, 128, 3, 3, 3), randn(1, 3, 17, 96, 96, seed=2)
     cells = other.decoder.forward_stages_1_to_3(ours.statistics.denormalize(latent))
     expected = other.decoder.denoise(other.decoder.forward_stage_4(cells), noise, 1)
     compare("diffusers: 2.5 diffusion decoder", ours(latent, noise, 1), expected)
@@ -97,7 +94,7 @@ def test_its_diffusion_decoder_is_that_of_diffusers(folder, theirs):
 def test_its_duration_head_is_that_of_diffusers(folder, theirs):
     """With two heads of attention, which only its config says."""
     ours = open_models(folder).duration_head.build()
-    video, audio = random(1, 6, 32), random(1, 6, 16, seed=2)
+    video, audio = randn(1, 6, 32), randn(1, 6, 16, seed=2)
     for given in ((video, audio), (video, None), (None, audio)):
         compare("diffusers: duration head", ours(*given), theirs["duration_head"](*given))
 

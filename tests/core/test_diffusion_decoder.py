@@ -10,6 +10,7 @@ import pytest
 import torch
 from agreement import compare
 from devices import Device
+from drawn import randn
 from formula import fill, signal
 from official_parts import LATENTS, compare_samples, recorded
 from torch.testing import assert_close
@@ -105,10 +106,6 @@ def matches(name: str, found: torch.Tensor) -> None:
     assert_close(statistics, (expected["mean"], expected["std"]), atol=2e-6, rtol=1e-5)
 
 
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def whole(decoder: DiffusionDecoder, latent: torch.Tensor, tiling: Tiling = Tiling(4096, 160, 4096, 40), **noise):
     return torch.cat(list(decoder.decode(DecoderInput(latent, tiling, Denoising(**noise)))), dim=2)
 
@@ -189,7 +186,7 @@ def test_the_decoder_of_diffusers_agrees():
         stage5_kernel=tuple(SLIM["stage5_kernel"]), t_emb_dim=24,
     ).eval()  # fmt: skip
     theirs.load_state_dict(_for_diffusers(ours, theirs))
-    latent, noise = random(1, 8, 3, 3, 3), random(1, 3, 17, 96, 96, seed=2)
+    latent, noise = randn(1, 8, 3, 3, 3), randn(1, 3, 17, 96, 96, seed=2)
     context = theirs.forward_stage_4(theirs.forward_stages_1_to_3(ours.statistics.denormalize(latent)))
     compare("video_vae.diffusion diffusers", ours(latent, noise, 1), theirs.denoise(context, noise, 1))
 
@@ -220,7 +217,7 @@ def _nearest(name: str, known) -> str:
 @pytest.mark.parametrize("shape", LATENTS)
 def test_the_official_decoder_agrees(shape):
     """With full windows; by default it computes slabs whose outer borders are copies (README.md)."""
-    ours, latent, theirs = tiny(), random(*shape), recorded("decoder")[str(list(shape))]
+    ours, latent, theirs = tiny(), randn(*shape), recorded("decoder")[str(list(shape))]
     noise = torch.randn(theirs["shape"], generator=torch.Generator().manual_seed(5))
     compare_samples("video_vae.diffusion official", ours(latent, noise), theirs)
 
@@ -267,14 +264,14 @@ def test_gates_of_old_files_are_folded_rows():
             block, found, leaf = bare(name).rpartition(f"{module}.")
             if not found:
                 continue
-            values = 1 + 0.5 * random(len(tensor), seed=number)
+            values = 1 + 0.5 * randn(len(tensor), seed=number)
             folded[name] = tensor * (values[:, None] if leaf == "weight" else values)
             state = state | {DIFFUSION_DECODER.ours(f"decoder.{block}{gate}", ""): values}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     gated = DiffusionDecoder(DiffusionDecoderConfig.from_json(section(), shapes)).requires_grad_(False)
     gated.load_state_dict(state)
     plain.load_state_dict(plain.state_dict() | folded)
-    latent, noise = random(1, 8, 2, 3, 3), random(1, 3, 9, 96, 96)
+    latent, noise = randn(1, 8, 2, 3, 3), randn(1, 3, 9, 96, 96)
     compare("video_vae.diffusion gates", gated(latent, noise), plain(latent, noise), tolerance=4e-5)
 
 
@@ -353,7 +350,7 @@ def test_another_output_is_refused():
     with pytest.raises(CheckpointError, match="model_output_type"):
         DiffusionDecoderConfig.from_json(section(predicts="noise"))
     with pytest.raises(SettingError, match="has 4 channels, the video VAE expects 8"):
-        next(tiny().decode(DecoderInput(random(1, 4, 1, 1, 1), Tiling())))
+        next(tiny().decode(DecoderInput(randn(1, 4, 1, 1, 1), Tiling())))
 
 
 # Noise
@@ -394,11 +391,11 @@ def test_each_clip_of_a_batch_has_the_noise_that_it_has_by_itself():
 @torch.no_grad()
 def test_a_block_leaves_its_input_as_it_was():
     """A store runs a block again when memory runs out."""
-    decoder, x, context = tiny(), random(1, 5, 7, 7, 32), random(1, 5, 7, 7, 32, seed=2)
+    decoder, x, context = tiny(), randn(1, 5, 7, 7, 32), randn(1, 5, 7, 7, 32, seed=2)
     before = x.clone(), context.clone()
     found = decoder.diffusion[0](x, context, decoder.time(1.0))
     assert torch.equal(x, before[0]) and torch.equal(context, before[1]) and not torch.equal(found, x)
-    cells = random(1, 5, 6, 6, 64)
+    cells = randn(1, 5, 6, 6, 64)
     before = cells.clone()
     decoder.make_context(cells[:, 1:], is_first=False, is_last=False)
     assert torch.equal(cells, before)
@@ -407,7 +404,7 @@ def test_a_block_leaves_its_input_as_it_was():
 @torch.no_grad()
 @pytest.mark.parametrize("budget", [0, 60_000])
 def test_streamed_blocks_give_the_same_frames(budget):
-    decoder, latent = tiny(NARROW), random(1, 8, 2, 3, 3)
+    decoder, latent = tiny(NARROW), randn(1, 8, 2, 3, 3)
     expected = whole(decoder, latent)
     for parameter in decoder.parameters():
         parameter.data = parameter.data.clone()
@@ -421,7 +418,7 @@ def test_streamed_blocks_give_the_same_frames(budget):
 
 @torch.no_grad()
 def test_heads_that_attend_one_half_after_the_other_find_the_same(monkeypatch):
-    decoder, x, context = tiny(), random(1, 12, 20, 20, 32), random(1, 12, 20, 20, 32, seed=2)
+    decoder, x, context = tiny(), randn(1, 12, 20, 20, 32), randn(1, 12, 20, 20, 32, seed=2)
     halves = decoder.diffusion[0](x, context, decoder.time(1.0))
     monkeypatch.setattr(diffusion_layers, "HEAD_SHARES", 1)
     assert_close(decoder.diffusion[0](x, context, decoder.time(1.0)), halves, atol=1e-6, rtol=1e-6)
@@ -454,7 +451,7 @@ def test_training_writes_nothing_over_what_gradients_need():
     decoder = DiffusionDecoder(DiffusionDecoderConfig.from_json(section(NARROW)))
     fill(decoder.requires_grad_(False), bare)
     decoder.requires_grad_(True)
-    decoder(random(1, 8, 1, 3, 3), random(1, 3, 1, 96, 96)).square().mean().backward()
+    decoder(randn(1, 8, 1, 3, 3), randn(1, 3, 1, 96, 96)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
 
 
@@ -468,7 +465,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
     """Outside of the blends, of a decoder whose windows reach no farther than tiles overlap."""
     decoder = tiny(NARROW)
     assert least_overlap(decoder.config) == (32, 8)
-    latent = random(1, 8, *size)
+    latent = randn(1, 8, *size)
     tiled = whole(decoder, latent, Tiling(96, 64, 24, 16))
     expected = whole(decoder, latent)
     grid = CellGrid.of(decoder.config, size, Tiling(96, 64, 24, 16)).tiles
@@ -484,7 +481,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
 @pytest.mark.slow
 @torch.no_grad()
 def test_windows_that_reach_across_tiles_differ_only_within_the_blend():
-    decoder, latent = tiny(), random(1, 8, 7, 3, 7)
+    decoder, latent = tiny(), randn(1, 8, 7, 3, 7)
     tiling = Tiling(96, 32, 32, 8)
     grid = CellGrid.of(decoder.config, latent.shape[2:], decoder.fitted(tiling)).tiles
     tiled, expected = whole(decoder, latent, tiling), whole(decoder, latent)
@@ -500,7 +497,7 @@ def test_windows_that_reach_across_tiles_differ_only_within_the_blend():
 @pytest.mark.slow
 @torch.no_grad()
 def test_no_seam_is_seen_where_tiles_meet():
-    decoder, latent = tiny(), 0.5 * random(1, 8, 3, 4, 12)
+    decoder, latent = tiny(), 0.5 * randn(1, 8, 3, 4, 12)
     grid = CellGrid.of(decoder.config, latent.shape[2:], decoder.fitted(Tiling(128, 32, 32, 8))).tiles
     lines = tuple(tile.target.start for tile in grid.columns[1:])
     seams = Seams((), (), lines)
@@ -514,7 +511,7 @@ def test_no_seam_is_seen_where_tiles_meet():
 @pytest.mark.parametrize("size", [(2, 3, 60), (2, 34, 3)], ids=["across 1920", "down 1088"])
 def test_tiles_of_1080p_show_no_more_than_the_whole(size):
     """Strips as wide and as high as 1080p in the usual tiles: the measure of their lines is that of the whole."""
-    decoder, latent = tiny(NARROW), 0.5 * random(1, 8, *size)
+    decoder, latent = tiny(NARROW), 0.5 * randn(1, 8, *size)
     tiling, measured = decoder.usual_tiling, []
     tiles = CellGrid.of(decoder.config, size, tiling).tiles
     lines = [[tile.target.start for tile in some[1:]] for some in (tiles.rows, tiles.columns)]
@@ -549,14 +546,14 @@ def test_tiles_are_enlarged_until_they_hide_their_seams():
 def test_clips_of_any_size_are_decoded(size):
     decoder = tiny()
     frames, height, width = size
-    (chunk,) = decoder.decode(DecoderInput(random(2, 8, *size), Tiling()))
+    (chunk,) = decoder.decode(DecoderInput(randn(2, 8, *size), Tiling()))
     assert chunk.shape == (2, 3, 8 * (frames - 1) + 1, 32 * height, 32 * width) and chunk.isfinite().all()
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_seed_and_the_steps_change_the_frames():
-    decoder, latent = tiny(), random(1, 8, 1, 3, 3)
+    decoder, latent = tiny(), randn(1, 8, 1, 3, 3)
     first = whole(decoder, latent)
     assert torch.equal(first, whole(decoder, latent, decoder_seed=0, decoder_steps=1))
     assert not torch.equal(first, whole(decoder, latent, decoder_seed=1))

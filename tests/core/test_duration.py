@@ -25,10 +25,11 @@ from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import CheckpointError, MissingFileError, SettingError
 from ltx2_core.geometry import predicted_frames
 from ltx2_core.media import write_audio
-from ltx2_core.pipeline.duration import follow_given
+from ltx2_core.pipeline.duration import fit_length, follow_given
 from ltx2_core.settings import AS_GIVEN, AS_PROMPT, ClipSettings
 from ltx2_core.settings.clip import IN_FRAMES
-from ltx2_core.text.duration import DurationHead, DurationHeadConfig
+from ltx2_core.text import Contexts
+from ltx2_core.text.duration import DurationHead, DurationHeadConfig, predict_seconds
 
 VECTOR = golden.vectors("2.5")["duration_head_tiny"]
 
@@ -88,6 +89,21 @@ def test_a_clip_is_as_long_as_its_prompt_needs(parts, tmp_path, caplog):
     assert torch.equal(clip.latent.video, same.latent.video)
 
 
+def test_the_shortest_and_the_longest_clip_can_be_said(parts):
+    models = open_models(parts)
+    head = models.duration_head.build().config
+    contexts = Contexts(torch.zeros(1, 8, head.video_width), torch.zeros(1, 8, head.audio_width))
+    seconds = predict_seconds(models.duration_head.build(), contexts, ("video", "audio"))
+    assert 0.2 < seconds < 100
+    made = [
+        fit_length(ClipSettings(least_seconds=least, most_seconds=most), models, contexts).frames
+        for least, most in ((seconds, 120), (0.1, 0.4), (seconds + 3, seconds + 4), (0.1, 120))
+    ]
+    free = predicted_frames(seconds, Fraction(24), 0.1, 120)
+    assert made == [predicted_frames(seconds, Fraction(24), seconds, 120), 9, made[2], free]
+    assert seconds + 3 <= made[2] / 24 <= seconds + 4
+
+
 @pytest.mark.slow
 def test_the_command_line_knows_it(parts, tmp_path):
     arguments = ["generate", "--checkpoint", *map(str, parts), "--prompt", "a ball", "--width", "64", "--height", "64"]
@@ -100,9 +116,11 @@ def test_the_command_line_knows_it(parts, tmp_path):
         "--no-cache",
         "--fps",
         "4",
+        "--most-seconds",
+        "3",
     ]
     assert main(arguments) == 0
-    assert len(list((tmp_path / "clip").glob("*.png"))) in (9, 17, 25, 33, 41, 49, 57, 65, 73)
+    assert len(list((tmp_path / "clip").glob("*.png"))) == 9
 
 
 @pytest.mark.slow

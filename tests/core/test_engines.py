@@ -11,6 +11,7 @@ import pytest
 import torch
 from fake_engine import FakeEngine
 from peak import Peak
+from planned import follow
 from torch import Tensor, nn
 
 import ltx2_core as ltx2
@@ -70,12 +71,6 @@ SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "seed": 5, "cache":
 @pytest.fixture(autouse=True)
 def _no_card_is_measured(monkeypatch):
     monkeypatch.setattr(local_engine, "current_machine", lambda *_: MACHINE)
-
-
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
 
 
 @pytest.fixture(scope="module")
@@ -577,7 +572,7 @@ def test_the_store_follows_a_placement():
         assert placement.device_bytes <= budget
         store = Store(network, "cpu", link=Plain("cpu"))
         for each in (placement, place(need, Room(MACHINE, need.peak, 0)), placement):
-            store.follow(each)
+            follow(store, each)
             with store.use():
                 assert store.unit == each.unit and store.unit_bytes == list(each.units)
                 assert store.staying == [tier == DEVICE for tier in each.tiers]

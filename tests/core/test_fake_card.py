@@ -37,11 +37,6 @@ FADING = Strengths(0.8, schedule=StrengthSchedule.through([(0, 1.0), (2, 0.25)])
 LORA, FADING_LORA = [[(clips.lora("golden-ball"), strengths)] for strengths in (Strengths(), FADING)]
 
 
-@pytest.fixture(scope="module")
-def miniature():
-    return ltx2.open_models("miniature")
-
-
 def with_diffusion_decoder(files) -> ltx2.Models:
     tiny_files, folder = files
     checkpoint, gemma, _ = tiny_files("2.5")

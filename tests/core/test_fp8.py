@@ -1,6 +1,5 @@
 """Linear layers stored in float8: by a file, or because the user asks for it."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from peak import Peak
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import pad
+from written import as_bytes
 
 import ltx2_core as ltx2
 from ltx2_core import tiny
@@ -41,10 +41,6 @@ def quantise(weight: torch.Tensor, kind: torch.dtype, rowwise: bool = False) -> 
     largest = weight.abs().amax(dim=1, keepdim=True) if rowwise else weight.abs().max()
     scale = largest / torch.finfo(kind).max
     return (weight / scale).to(kind), scale
-
-
-def marker(**content) -> torch.Tensor:
-    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
 
 
 def load(state: dict, dtype=None) -> Network:
@@ -93,7 +89,7 @@ def test_float8_beside_other_dtypes():
     state |= {
         "second.weight": weight,
         "second.weight_scale": scale,
-        "second.comfy_quant": marker(format="float8_e4m3fn"),
+        "second.comfy_quant": as_bytes(format="float8_e4m3fn"),
     }
     plain = Network().bfloat16()
     plain.load_state_dict(
@@ -112,7 +108,7 @@ def test_float8_beside_other_dtypes():
         ({"first.weight": torch.zeros(16, 4, dtype=torch.uint8), "first.weight_zeros": torch.ones(())}, "awq_w4a16"),
         ({"first.weight": torch.zeros(16, 8, dtype=torch.int8)}, "int8"),
         ({"first.weight": torch.zeros(16, 8, dtype=torch.int8), "first.weight_scale": torch.ones(())}, "int8 with"),
-        ({"first.comfy_quant": marker(format="int8_blockwise")}, "int8_blockwise"),
+        ({"first.comfy_quant": as_bytes(format="int8_blockwise")}, "int8_blockwise"),
         ({"first.weight_scale": torch.ones(())}, "float32 with a scale"),
         (
             {
@@ -136,7 +132,7 @@ def official_file(module, weight, scale):
 
 
 def comfyui_file(module, weight, scale):
-    mark = marker(format=str(weight.dtype).removeprefix("torch."), params={"full_precision_matrix_mult": True})
+    mark = as_bytes(format=str(weight.dtype).removeprefix("torch."), params={"full_precision_matrix_mult": True})
     return {f"{module}.weight": weight, f"{module}.weight_scale": scale, f"{module}.comfy_quant": mark}
 
 

@@ -77,7 +77,10 @@ def test_every_key_of_the_packed_file_has_its_place():
 def test_the_numbers_of_the_library():
     configuration = pytest.importorskip("transformers.models.gemma4_unified.configuration_gemma4_unified")
     modeling = pytest.importorskip("transformers.models.gemma4_unified.modeling_gemma4_unified")
-    ours = Gemma4Config(6, 32, 48, 4, 2, 8, 1, 16, 64, 8, full_every=3)
+    ours = Gemma4Config(
+        layers=6, width=32, hidden=48, heads=4, kv_heads=2, head_dim=8, full_kv_heads=1, full_head_dim=16,
+        vocabulary=64, window=8, full_every=3,
+    )  # fmt: skip
     config = configuration.Gemma4UnifiedTextConfig(**ours.to_json(), _attn_implementation="sdpa")
     theirs = modeling.Gemma4UnifiedTextModel(config).eval()
     with torch.no_grad():

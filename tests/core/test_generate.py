@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from direct import sample
+from drawn import same
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -31,12 +32,6 @@ from ltx2_core.text import Contexts
 from ltx2_core.video_vae import Tiling
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance()}
-
-
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
 
 
 @pytest.mark.slow
@@ -163,10 +158,6 @@ def run(models):
     return call
 
 
-def equal(a: AVLatent, b: AVLatent) -> bool:
-    return torch.equal(a.video, b.video) and torch.equal(a.audio, b.audio)
-
-
 @pytest.mark.parametrize("sampler", [name for name, row in SAMPLERS.items() if not row.stochastic])
 @pytest.mark.parametrize("cut", [1, 3])
 @pytest.mark.sample(3)
@@ -176,7 +167,7 @@ def test_split_sampling_equals_whole_sampling(run, sampler, cut):
     first, steps = run(sampler, schedules.slice_steps(sigmas, 0, cut))
     rest = schedules.slice_steps(sigmas, cut)
     second, _ = run(sampler, rest, first, add_noise=False, start_step=cut, last=steps[-1])
-    assert equal(second, whole)
+    assert same(second, whole)
 
 
 def test_a_latent_that_is_still_noisy_is_handed_out_as_comfyui_does(run):
@@ -198,7 +189,7 @@ def test_every_sampler_is_repeatable_wherever_the_weights_are(run, models, sampl
     store.set_budget(0)  # every block is copied when it runs
     with store.use() as network:
         streamed, _ = run(sampler, schedules.ltx2(3), network=network)
-    assert equal(streamed, whole)
+    assert same(streamed, whole)
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ from functools import reduce
 import pytest
 import torch
 from direct import sample
+from drawn import draw
 from official import matrix
-from official_parts import FRAMES, SHAPE, SLOTS, compare_samples, draw, recorded
+from official_parts import FRAMES, SHAPE, SLOTS, compare_samples, recorded
 from torch.testing import assert_close
 
 import ltx2_core as ltx2

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import itertools
-import json
 import random
 import time
 import tracemalloc
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import pad
 from torch.testing import assert_close
+from written import as_bytes
 
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
@@ -56,7 +56,7 @@ def tensor(entry: dict) -> torch.Tensor:
 
 
 def marker(type: str) -> torch.Tensor:
-    return torch.tensor(list(json.dumps({"format": gguf_marker(type)}).encode()), dtype=torch.uint8)
+    return as_bytes(format=gguf_marker(type))
 
 
 def same_bits(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -99,6 +99,21 @@ def test_four_bits_with_scales_of_a_byte_are_what_their_definitions_say():
     block = torch.frombuffer(bytearray(scales) + 4 * halves, dtype=torch.uint8)
     expected = torch.tensor([1, 2**-9, 448, 0]).unsqueeze(1) * values  # no number is the largest code, as 0 is
     assert torch.equal(expand_blocks("NVFP4", block), expected.flatten())
+
+
+def test_digits_of_base_three_are_what_their_definitions_say():
+    """Each number is -1, 0 or 1, by a float16; five of them in a byte, or four."""
+    numbers = torch.randint(-1, 2, (7, 256), generator=torch.Generator().manual_seed(0))
+    digits, half = (numbers + 1).view(7, -1, 32), torch.tensor([0.375] * 7).half().view(7, 1).view(torch.uint8)
+    two = (digits.view(7, 2, 4, 32) << torch.tensor([0, 2, 4, 6]).view(4, 1)).sum(2).flatten(1)
+    assert torch.equal(expand_blocks("TQ2_0", torch.cat((two.byte(), half), 1)).view(7, 256), 0.375 * numbers)
+    first, second, third = (numbers + 1).split([160, 80, 16], dim=1)
+    written = [
+        (part.view(7, count, -1) * torch.tensor([81, 27, 9, 3, 1])[:count].view(count, 1)).sum(1)
+        for part, count in ((first, 5), (second, 5), (third, 4))
+    ]
+    packed = ((torch.cat(written, 1) * 256 + 242) // 243).byte()
+    assert torch.equal(expand_blocks("TQ1_0", torch.cat((packed, half), 1)).view(7, 256), 0.375 * numbers)
 
 
 # Digests of the numbers that gguf 0.19 reads in 40 blocks of the bytes below.
@@ -227,10 +242,10 @@ def test_a_transformer_of_any_plain_type_is_filled(tmp_path, tiny_files, type, p
             assert_close(value, reference.state_dict()[key], rtol=1e-3, atol=1e-3 if type == "F16" else 0)
 
 
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("first", [0, 1, 2])
 def test_every_tensor_may_have_another_type(tmp_path, first):
     """As in files whose types were chosen tensor by tensor."""
-    some = READABLE_BLOCKS[first::2]  # which the miniature has enough matrices for
+    some = READABLE_BLOCKS[first::3]  # which the miniature has enough matrices for
     types = [*some, *PLAIN]
     turns = defaultdict[int, Iterator[int]](itertools.count)
 
@@ -264,11 +279,11 @@ def test_a_table_of_registers_in_blocks_is_read_as_numbers(tmp_path, tiny_files)
 
 def test_a_type_that_is_not_read_is_refused_by_name(tmp_path, mini):
     name = "transformer_blocks.1.attn1.to_q.weight"
-    stored = "TQ2_0", (128, 256), bytes(128 * 66)
+    stored = "Q1_0", (128, 256), bytes(128 * 2 * 18)
     whole = {k.removeprefix(PREFIX): packed(v, "BF16") for k, v in load_file(MINI).items() if k.startswith(PREFIX)}
     path = write(tmp_path / "bad.gguf", {"general.architecture": "ltxv"}, whole | {name: stored})
     with pytest.raises(
-        CheckpointError, match=rf"bad\.gguf: .*{name} is stored as GGUF TQ2_0; .*GGUF in every type but .*TQ2_0"
+        CheckpointError, match=rf"bad\.gguf: .*{name} is stored as GGUF Q1_0; .*GGUF in every type but .*Q1_0"
     ):
         build(open_models(path), "transformer")
 

@@ -20,6 +20,7 @@ from ltx2_core.layers import Visibility
 from ltx2_core.memory import Plain, Room, Store
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.unit import Changes
+from ltx2_core.pipeline import captured
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.plan import place_stage, plan_stages
 from ltx2_core.pipeline.prepare import LoraLoad
@@ -231,6 +232,29 @@ def test_a_card_records_only_while_it_is_the_current_one(made, transformer, monk
         assert "cuda:1" in graphed.find_obstacle([(state, None)], None)
 
 
+def test_what_is_recorded_is_recorded_on_a_stream_of_its_own_card(made, transformer, monkeypatch):
+    """PyTorch's own is of the card that recorded first in a process; graphs that share memory share their stream."""
+    section, network = transformer
+    streams, record = [], made.card.recording
+    monkeypatch.setattr(torch.cuda, "graph", lambda *args, **kwargs: streams.append(args[2]) or record(*args, **kwargs))
+    with network.graphed():
+        swept(network, steps_of(section, count=1))
+        swept(network, steps_of(section, count=2))
+    assert streams == ["that records on cpu"] * 2 and made.card.is_as_before
+
+
+def test_memory_that_ends_the_program_if_it_is_never_replayed_is_not_recorded(made, transformer, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "ltx2_core")
+    section, network = transformer
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    with network.graphed() as graphed:
+        swept(network, steps_of(section, count=1))
+    assert graphed.replays == 0 and not made
+    (line,) = said_of_graphs(caplog)
+    assert "--disable-cuda-malloc" in line
+
+
 def test_autograd_goes_the_plain_way(made, transformer):
     section, network = transformer
     (step,) = steps_of(section, 1, sigmas=(0.5,))
@@ -251,6 +275,7 @@ def test_a_recording_that_fails_leaves_the_plain_way_in_one_line(made, transform
     with altered(vars(network.blocks[1]), "forward", waiting), network.graphed() as graphed:
         assert same(swept(network, steps), expected)
     assert graphed.replays == 0 and len(made) == 1
+    assert made.card.is_as_before, "PyTorch leaves its stream and its allocator recording where that fails"
     (line,) = said_of_graphs(caplog)
     assert "not permitted when stream is capturing" in line
 
@@ -406,6 +431,13 @@ def test_the_plan_says_why_there_are_no_graphs():
     for reason, plan in reasons.items():
         (note,) = [note for note in plan.notes if "graphs" in note]
         assert reason in note and not plan.placements[0].need.graph_bytes
+
+
+def test_the_plan_keeps_no_memory_for_graphs_that_the_allocator_forbids(monkeypatch):
+    monkeypatch.setattr(captured, "find_obstacle_of_allocator", lambda: "it may not")
+    plan = planned(LoraLoad((), CARD, small("2.3"), Resources(cuda_graphs=True)))
+    (note,) = [note for note in plan.notes if "graphs" in note]
+    assert "it may not" in note and not plan.placements[0].need.graph_bytes
 
 
 def test_without_a_card_one_line_says_so_and_nothing_changes(tiny_blueprint, caplog):

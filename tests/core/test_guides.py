@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from drawn import draw
 
 from ltx2_core import geometry
 from ltx2_core.conditioning import GuidePlaces, Keyframe, apply_conditions
@@ -12,10 +13,6 @@ from ltx2_core.errors import SettingError
 from ltx2_core.latents import AVLatent
 
 FPS, SIZE = Fraction(24), (3, 2, 4)
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def prompt(frame: int = 4, **extras) -> dict:

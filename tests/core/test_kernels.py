@@ -468,12 +468,21 @@ def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
         int8_attention_is_available = sol_attn_is_available = staticmethod(lambda: True)
         sol_attn = staticmethod(lambda q, k, v, tau, scale: flash(q, k, v, scale)[0])
 
+    def cudnn(q, k, v, bias, sums, scale=None):
+        assert bias is None and not sums
+        assert torch._C._get_sdp_priority_order() == before, "it was set for all threads"
+        return attention.attend_plainly(q, k, v, scale), None
+
+    before, suits = torch._C._get_sdp_priority_order(), iter([True, False])
+    monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention", cudnn)
+    monkeypatch.setattr(attention, "can_use_cudnn_attention", lambda params: next(suits))
     for name in ("flash_attn_interface", "flash_attn", "flash_attn.cute", "sageattention", "comfy_kitchen"):
         monkeypatch.setitem(sys.modules, name, Library)
     rows = [*attention.EXACT.kernels, *(kernel for each in attention.INEXACT.values() for kernel in each.kernels)]
     for kernel in rows:
         for scale in (None, 0.3):
             torch.testing.assert_close(kernel.load()(*QKV, scale), attention.attend_plainly(*QKV, scale))
+    assert not [*suits], "cuDNN was not asked"
 
 
 def test_sparse_attention_is_that_of_large_clips_in_late_steps(monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawn import randn
 from formula import fill
 from torch.testing import assert_close
 
@@ -32,10 +33,6 @@ SECTION = {
     },
 }
 WHOLE = Tiling(4096, 160, 4096, 40)
-
-
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def tiny() -> DiffusionDecoder:
@@ -79,7 +76,7 @@ def dense(q: Joint, k: Joint, v: Joint, kernel) -> Joint:
 @pytest.mark.parametrize("times", [(1.5,), (0.0, 1.0, 2.75)])
 def test_attention_is_what_the_rule_says(size, kernel, times):
     parts = [
-        Joint(random(1, *size, 2, 4, seed=seed), random(1, len(times), *size[1:], 2, 4, seed=seed + 3), times)
+        Joint(randn(1, *size, 2, 4, seed=seed), randn(1, len(times), *size[1:], 2, 4, seed=seed + 3), times)
         for seed in range(3)
     ]
     found, expected = attend_jointly(*parts, kernel), dense(*parts, kernel)
@@ -88,7 +85,7 @@ def test_attention_is_what_the_rule_says(size, kernel, times):
 
 
 def test_clips_of_a_batch_do_not_see_each_other():
-    q, k, v = (random(2, 9, 10, 2, 4), random(2, 3, 9, 10, 2, 4, seed=2), random(2, 3, 9, 10, 2, 4, seed=3))
+    q, k, v = (randn(2, 9, 10, 2, 4), randn(2, 3, 9, 10, 2, 4, seed=2), randn(2, 3, 9, 10, 2, 4, seed=3))
     both = attend_in_frames(q, k, v, (3, 3))
     assert_close(both, torch.cat([attend_in_frames(q[[i]], k[[i]], v[[i]], (3, 3)) for i in range(2)]))
 
@@ -119,8 +116,8 @@ def test_a_tile_sees_the_keyframes_in_it_and_the_nearest_on_each_side():
 @torch.no_grad()
 @pytest.mark.slow
 def test_keyframes_change_the_frames_near_them_and_nothing_else_is_told():
-    decoder, latent = tiny(), random(1, 8, 4, 1, 2)
-    keyframes = Keyframes(random(1, 8, 2, 1, 2, seed=2), (8, 24))
+    decoder, latent = tiny(), randn(1, 8, 4, 1, 2)
+    keyframes = Keyframes(randn(1, 8, 2, 1, 2, seed=2), (8, 24))
     plain, joint = decoded(decoder, latent), decoded(decoder, latent, keyframes)
     assert joint.shape == plain.shape and (joint - plain).abs().max() > 1e-3
     assert torch.equal(decoded(decoder, latent, keyframes, decoder_keyframes=False), plain)
@@ -135,10 +132,10 @@ def test_keyframes_change_the_frames_near_them_and_nothing_else_is_told():
 def test_the_mark_is_added_to_keyframes_alone():
     config = DiffusionDecoderConfig.from_json(SECTION, {"keyframe_mark": (8,)})
     marked, plain = DiffusionDecoder(config).requires_grad_(False).eval(), tiny()
-    latent, keyframes = random(1, 8, 3, 1, 1), Keyframes(random(1, 8, 1, 1, 1, seed=2), (8,))
+    latent, keyframes = randn(1, 8, 3, 1, 1), Keyframes(randn(1, 8, 1, 1, 1, seed=2), (8,))
     marked.load_state_dict(plain.state_dict() | {"keyframe_mark": torch.zeros(8)})
     assert_close(decoded(marked, latent, keyframes), decoded(plain, latent, keyframes), atol=1e-5, rtol=1e-4)
-    marked.load_state_dict(plain.state_dict() | {"keyframe_mark": random(8)})
+    marked.load_state_dict(plain.state_dict() | {"keyframe_mark": randn(8)})
     assert_close(decoded(marked, latent), decoded(plain, latent), atol=1e-5, rtol=1e-4)
     one, zero = (plain.statistics.denormalize(torch.full((1, 8, 1, 1, 1), value)) for value in (1.0, 0.0))
     change = marked.keyframe_mark[None, :, None, None, None] / (one - zero)
@@ -150,9 +147,9 @@ def test_the_mark_is_added_to_keyframes_alone():
 @pytest.mark.slow
 def test_tiles_agree_with_the_whole_beyond_their_edges():
     """Tiles of frames 0 to 62, 23 to 86 and 47 to 104: where two overlap, one of them is near its edge."""
-    decoder, latent = tiny(), random(1, 8, 14, 1, 1)
+    decoder, latent = tiny(), randn(1, 8, 14, 1, 1)
     frames = tuple(range(8, 105, 8))
-    keyframes = Keyframes(random(1, 8, len(frames), 1, 1, seed=2), frames)
+    keyframes = Keyframes(randn(1, 8, len(frames), 1, 1, seed=2), frames)
     whole, tiled = decoded(decoder, latent, keyframes), decoded(decoder, latent, keyframes, Tiling(4096, 32, 64, 40))
     assert_close(tiled[:, :, :23], whole[:, :, :23], atol=2e-5, rtol=1e-4)
     assert_close(tiled[:, :, 87:], whole[:, :, 87:], atol=2e-5, rtol=1e-4)
@@ -163,8 +160,8 @@ def test_tiles_agree_with_the_whole_beyond_their_edges():
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [(), (16, 40, 64)])
 def test_tiles_of_several_devices_are_those_of_one(frames):
-    decoder, latent, tiling = tiny(), random(1, 8, 9, 1, 6), Tiling(96, 32, 48, 24)
-    keyframes = Keyframes(random(1, 8, len(frames), 1, 6, seed=2), frames) if frames else None
+    decoder, latent, tiling = tiny(), randn(1, 8, 9, 1, 6), Tiling(96, 32, 48, 24)
+    keyframes = Keyframes(randn(1, 8, len(frames), 1, 6, seed=2), frames) if frames else None
     cpu = torch.device("cpu")
     together = SharedDecoder(decoder, cpu, [(cpu, twin_of(decoder)), (cpu, twin_of(decoder))])
     assert decoder.count_tiles(latent, tiling) > 4
@@ -173,7 +170,7 @@ def test_tiles_of_several_devices_are_those_of_one(frames):
 
 @torch.no_grad()
 def test_a_small_latent_is_enlarged_with_its_keyframes():
-    frames = decoded(tiny(), random(1, 8, 1, 1, 2), Keyframes(random(1, 8, 1, 1, 2, seed=2), (0,)))
+    frames = decoded(tiny(), randn(1, 8, 1, 1, 2), Keyframes(randn(1, 8, 1, 1, 2, seed=2), (0,)))
     assert frames.shape == (1, 3, 1, 32, 64) and frames.isfinite().all()
 
 

@@ -90,6 +90,16 @@ def test_a_transformer_is_read_whatever_its_trainer_has_around_it(whole, tmp_pat
     assert "cannot be read" not in inspect(wrapped)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("prefix", ["first_stage_model.", "model.", "vae.", "pipe.vae.module."])
+@pytest.mark.parametrize("name", ["video_vae", "audio_vae"])
+def test_a_vae_is_read_whatever_its_program_has_around_it(whole, tmp_path, version, prefix, name):
+    begin, strip, components = BARE[name]
+    models = open_models(part(whole[version], tmp_path / "x.safetensors", begin, strip=strip, rename=prefix.__add__))
+    assert {*models.sources} == {*components} and not models.unknown(models.files[0])
+    assert_same(models, open_models(whole[version]), components)
+
+
 def test_connectors_alone_are_read_behind_each_prefix(whole, tmp_path):
     tensors = {key: value for key, value in load_file(whole["2.3"]).items() if "embeddings_connector" in key}
     for prefix in ("model.diffusion_model.", "diffusion_model.", "transformer.", ""):
@@ -299,6 +309,8 @@ def test_every_tensor_of_a_folder_of_diffusers_has_its_official_name(version):
     kinds = {"vae": "video_vae", "audio_vae": "audio_vae", "vocoder": "vocoder"}
     for folder, shapes in diffusers_state(version).items():
         official = {name: shapes[key] for name, key in official_names(shapes).items()}
+        if folder == "vae":
+            assert official_names({f"pipe.vae.{key}": shape for key, shape in shapes.items()}).keys() == official.keys()
         known = golden.key_list(kinds.get(folder, "transformer_text"), version)
         for name, shape in official.items():
             assert known[name] == shape, (folder, name)

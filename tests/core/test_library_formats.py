@@ -11,6 +11,8 @@ from written import as_bytes
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.quantization import CASTS, StoredWeight, expand_weight, install_quantized_layers
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 # A layout of comfy-kitchen, how it is asked to quantise, and the marker that ComfyUI writes for it.
 LAYOUTS = {
     "fp8": ("TensorCoreFP8Layout", {}, {"format": "float8_e4m3fn"}),
@@ -27,12 +29,6 @@ LAYOUTS = {
     "w4a8 with correction": ("AsymW4A8Int8Layout", {"symmetric": False}, {"format": "asym_w4a8_int8"}),
     "w4a4": ("TensorCoreConvRotW4A4Layout", {}, {"format": "convrot_w4a4", "convrot_groupsize": 256}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def read_layer(tensors: dict, path, shape, listed: dict | None = None) -> nn.Module:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from conditions import Seen
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -28,7 +29,6 @@ from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.media import write_clip
 from ltx2_core.media.exr import ExrEncoder, ExrFrames, is_exr, read_exr
 from ltx2_core.media.light import ACESCCT, ACESCG, AP1, LOGC3, SRGB_LINEAR, Grading, convert, to_hlg
-from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders
 from ltx2_core.pipeline.finish import every_second
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.pipeline.grade import grade, prepare_encoding
@@ -183,18 +183,11 @@ def test_a_name_that_the_system_refuses_is_one_sentence(tmp_path, end):
 # What is given
 
 
-class Seen(SizeOnlyEncoders):
-    """Encoders that keep the pixels they get."""
-
-    def video(self, read, shape):
-        self.pixels = torch.cat([*read()], dim=2)
-        return super().video(read, shape)
-
-
 def seen(condition, shape=ClipShape(64, 64, 9, FPS)) -> torch.Tensor:
     encoders = Seen(crf=33)
     encode_conditions([condition], shape, ("video",), encoders)
-    return encoders.pixels
+    (pixels,) = encoders.pixels
+    return pixels
 
 
 def test_light_is_resized_as_it_is_converted_then_and_never_compressed(tmp_path):

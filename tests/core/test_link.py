@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,33 @@ def test_what_is_pinned_is_read_once(cuda, path, monkeypatch):
         network(X)
         network(X)
     assert len(set(reads)) == BLOCKS - 2
+
+
+@pytest.mark.parametrize("limit", [10**9, 0])
+def test_readers_work_on_the_card_of_their_link(cuda, path, monkeypatch, limit):
+    """A thread begins on the first card, where nothing is to be pinned for another one: it may be full."""
+    current, seen, pins = threading.local(), [], Pins()
+
+    @contextmanager
+    def on_stream(stream):
+        before, current.stream = vars(current).get("stream"), stream
+        yield
+        current.stream = before
+
+    def look(*_):
+        seen.append(vars(current).get("stream"))
+        return True
+
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    monkeypatch.setattr(
+        link._Buffer, "__init__", lambda self, n, first=link._Buffer.__init__: look() and first(self, n)
+    )
+    link_of_card = through(PinnedMemory(limit, lambda span: look() and pins.pin(span), pins.unpin))
+    store = Store(mapped(path), "cpu", link=link_of_card)
+    store.set_budget(0)
+    with store.use() as network:
+        network(X)
+    assert seen and set(seen) == {link_of_card._copies}
 
 
 def test_who_rests_makes_room_for_who_runs(cuda, path):

@@ -24,17 +24,13 @@ from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.quantization import QuantizedLinear, format_of
 from ltx2_core.settings import Resources
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 CHECKPOINT = next(MINIATURE.glob("ltx*.safetensors"))
 CARD = torch.device("cuda")
 SHAPE = ClipShape(64, 64, 9, Fraction(24))
 LAYERS = {"attn1.to_q": "video.self_attn.q", "ff.net.2": "video.feed_forward.down"}
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "seed": 3}
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")

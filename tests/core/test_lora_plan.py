@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peak import Peak
-from planned import SAMPLING, SLOW, running, sampling, small
+from planned import SAMPLING, SLOW, follow, running, sampling, small
 from safetensors.torch import save_file
 
 from benchmarks.clips import shapes_of_lora
@@ -94,7 +94,7 @@ def test_a_run_takes_what_the_plan_with_its_lora_says(tmp_path, fused, share):
     }) for each in (step.video, step.audio)), Perturbation())]  # fmt: skip
     store.patch(changes_of(adapter))
     with torch.inference_mode(), Peak() as measured:
-        store.follow(placement)
+        follow(store, placement)
         with store.use(), adapter.attached():
             assert store.staying.count(False) == placement.tiers.count(DISK)
             network.sweep(given)

@@ -12,7 +12,7 @@ from torch import nn
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError
-from ltx2_core.checkpoint.text_cache import text_cache
+from ltx2_core.checkpoint.prompt_cache import prompt_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.cli.syntax import parse_lora
 from ltx2_core.errors import SettingError
@@ -30,12 +30,6 @@ from ltx2_core.settings import check_limits
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance(), "cache": False}
 SMALL |= {"device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
 
 
 @pytest.fixture
@@ -164,7 +158,7 @@ def test_a_prompt_is_encoded_anew_where_a_lora_changes_that(models, lora, tmp_pa
 
     def identity(*loras, components=("text_features", "video_connector")):
         lora_identity = text_identity(loras, components)
-        return text_cache(tmp_path, models, encoder, torch.float32, components, lora_identity).identity
+        return prompt_cache(tmp_path, models, encoder, torch.float32, components, lora_identity).identity
 
     assert identity() == identity((lora, Strengths(0))) == identity((lora, Strengths(text=0)))
     others = {identity((lora, Strengths(strength))) for strength in (1.0, 0.5)} | {identity()}

@@ -88,6 +88,17 @@ def test_products_are_timed_and_rates_are_those_of_what_is_computed_in(tmp_path,
     assert computing_dtype(1024, tmp_path) == chosen
 
 
+@pytest.mark.parametrize("kind, waits", [("cpu", 0), ("cuda", 1), ("xpu", 1), ("mps", 1)])
+def test_what_is_timed_has_been_done(monkeypatch, kind, waits):
+    """Only a CPU does what it is asked for at once: else the time of starting it would be measured."""
+    waited = []
+    for each in ("cuda", "xpu", "mps"):
+        monkeypatch.setattr(getattr(torch, each), "synchronize", lambda *_, each=each: waited.append(each))
+    calls = []
+    machines._runs_per_second(lambda: calls.append(len(waited)), torch.device(kind), 0.001)
+    assert calls == [waits * number for number in range(len(calls))] and set(waited) == {kind} - {"cpu"}
+
+
 def test_a_tenth_of_the_ram_stays_free():
     assert pinnable(64 * GIB, 64 * GIB) == 32 * GIB and pinnable(64 * GIB, 10 * GIB) == 10 * GIB - 64 * GIB // 10
     assert pinnable(8 * GIB, 1 * GIB) == 0

@@ -193,6 +193,9 @@ def test_the_name_chooses_the_kind_of_file(tmp_path):
     ]
     with pytest.raises(ValueError, match=re.escape("Use .mp4, .wav or .flac")):
         check_target(tmp_path / "clip.avi")
+    for name in (".mp4", ".WAV"):
+        with pytest.raises(ValueError, match=f"only the end of a name.*clip{name}"):
+            check_target(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["file/clip.mp4", "file/new/clip.mp4", "file", "folder.mp4", ".", ".."])

@@ -5,14 +5,12 @@ import types
 
 import pytest
 import torch
+from drawn import randn
 from torch.testing import assert_close
 
+from ltx2_core.layers.kernels import Kernel, Operation
 from ltx2_core.video_vae import neighbourhood_attention
-from ltx2_core.video_vae.neighbourhood_attention import attend, attend_in_bricks, find_kernel, window_start
-
-
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from ltx2_core.video_vae.neighbourhood_attention import attend, attend_in_bricks, window_start
 
 
 def dense(q, k, v, kernel):
@@ -39,7 +37,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("shape", "kernel"), SHAPES)
 def test_bricks_are_the_definition(shape, kernel):
-    q, k, v = (random(*shape, seed=seed) for seed in range(3))
+    q, k, v = (randn(*shape, seed=seed) for seed in range(3))
     window = tuple(min(pair) for pair in zip(kernel, shape[1:4]))
     assert_close(attend(q, k, v, kernel), dense(q, k, v, window), atol=2e-6, rtol=1e-5)
 
@@ -48,7 +46,7 @@ def test_bricks_are_the_definition(shape, kernel):
 @pytest.mark.parametrize(("shape", "kernel"), SHAPES[:4])
 def test_the_library_has_the_same_windows(shape, kernel):
     pytest.importorskip("comfy_kitchen")
-    q, k, v = random(*shape[:4], 3, *shape[4:]).unbind(-3)  # as they lie in a block
+    q, k, v = randn(*shape[:4], 3, *shape[4:]).unbind(-3)  # as they lie in a block
     theirs = neighbourhood_attention.kitchen_kernel()
     assert_close(theirs(q, k, v, kernel), attend_in_bricks(q, k, v, kernel), atol=5e-6, rtol=1e-5)
 
@@ -58,14 +56,14 @@ def test_no_copy_is_as_large_as_all_windows():
     """Keys of a share of the bricks are copied, never the 1331 keys of every query, nor a mask over the clip."""
     from peak import Peak
 
-    q, k, v = (random(1, 24, 32, 32, 4, 16, seed=seed) for seed in range(3))
+    q, k, v = (randn(1, 24, 32, 32, 4, 16, seed=seed) for seed in range(3))
     with Peak() as measured:
         attend_in_bricks(q, k, v, (11, 11, 11))
     assert measured.bytes < 8 * q.nbytes
 
 
 class FakeLibrary(types.ModuleType):
-    """comfy-kitchen with a kernel that is right, wrong, missing, or made for another card."""
+    """comfy-kitchen with a kernel that is right, wrong, no number, missing, for small windows, or for another card."""
 
     def __init__(self, kind: str):
         super().__init__("comfy_kitchen")
@@ -81,31 +79,37 @@ class FakeLibrary(types.ModuleType):
         return attend_in_bricks(q, k, v, (1, *kernel[1:]))
 
     @staticmethod
+    def empty(q, k, v, kernel, scale):
+        return attend_in_bricks(q, k, v, tuple(kernel)) * torch.nan
+
+    @staticmethod
+    def small(q, k, v, kernel, scale):
+        if kernel[0] > 3:
+            raise RuntimeError("windows are too large")
+        return attend_in_bricks(q, k, v, tuple(kernel))
+
+    @staticmethod
     def foreign(q, k, v, kernel, scale):
         raise RuntimeError("no kernel image is available for execution on the device\nand more")
 
 
-class Card:
-    """A card that is none: what is moved to it stays where it is."""
-
-    type = "cuda"
-
-
 @pytest.mark.parametrize(("kind", "said"), [
-    ("right", ""), ("wrong", "is off by"), ("foreign", "no kernel image"), ("old", "na3d"), (None, "comfy_kitchen"),
+    ("right", "is done by comfy-kitchen"), ("wrong", "is off by"), ("empty", "is off by"), ("small", "too large"),
+    ("foreign", "no kernel image"), ("old", "na3d"), (None, "comfy_kitchen"),
 ])  # fmt: skip
 def test_a_kernel_is_used_where_it_is_right(kind, said, monkeypatch, caplog):
-    library = None if kind is None else FakeLibrary(kind)
-    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *rest: tensor)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", None if kind is None else FakeLibrary(kind))
+    kernel = Kernel("comfy-kitchen", neighbourhood_attention.kitchen_kernel, devices=("cpu",))
+    known = neighbourhood_attention.ATTENTION
+    operation = Operation(known.name, known.plain, [kernel], known.sample)
+    monkeypatch.setattr(neighbourhood_attention, "ATTENTION", operation)
     caplog.set_level("INFO")
-    find_kernel.cache_clear()
-    try:
-        assert (find_kernel(Card(), torch.float32, 16) is not None) == (kind == "right")
-    finally:
-        find_kernel.cache_clear()
-    assert said in caplog.text and bool(said) == ("plain way" in caplog.text)
+    q, k, v = (randn(1, 5, 9, 9, 2, 16, seed=seed) for seed in range(3))
+    for _ in range(2):
+        assert torch.equal(attend(q, k, v, (5, 3, 3)), attend_in_bricks(q, k, v, (5, 3, 3)))
+    assert (operation.find(q) is not None) == (kind == "right")
+    assert len([line for line in caplog.messages if said in line]) == 1
 
 
 def test_a_cpu_takes_the_plain_way():
-    assert find_kernel(torch.device("cpu"), torch.float32, 64) is None
+    assert neighbourhood_attention.ATTENTION.find(torch.ones(1)) is None

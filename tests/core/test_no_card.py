@@ -32,12 +32,6 @@ MACHINE = Machine("no card", memory=0, **dict.fromkeys(RATES, 1e9))
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "seed": 5, "cache": False, "device": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
-
-
 @pytest.fixture
 def ram(monkeypatch):
     """Lets an engine believe that so many bytes of the RAM are free, beside those that stay so."""

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from planned import SLOW, sampling
+from planned import SLOW, follow, sampling
 from torch import nn
 
 from ltx2_core.geometry import ClipShape
@@ -32,7 +32,7 @@ def test_the_store_keeps_what_the_plan_says(share):
     need = StageNeed("x", weights, Cost(), runs=2)
     stage = place(need, Room(SLOW, KERNEL_WORKSPACE_BYTES + int(share * weights.total)))
     store = Store(network, "cpu", link=Plain("cpu"))
-    store.follow(stage)
+    follow(store, stage)
     with store.use():
         assert [DEVICE if stays else DISK for stays in store.staying] == list(stage.tiers)
         assert store.card_bytes <= stage.weight_budget

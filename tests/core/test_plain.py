@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx2_core.checkpoint.models import check_inside
+from ltx2_core.checkpoint.listed import check_inside
 from ltx2_core.errors import (
     CheckpointError,
     MissingFileError,

@@ -17,6 +17,7 @@ from ltx2_core.conditioning.conditions import ReferenceAudio
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import NotANumberError, OutOfMemoryError
+from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
@@ -208,6 +209,28 @@ def test_what_others_have_set_comes_back():
             assert torch.ones(1, 1).mm(torch.ones(1, 1)).dtype == torch.float32 and torch.is_inference_mode_enabled()
         assert torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
         assert (torch.ones(1).dtype, torch.ones(1).is_meta) == (torch.float64, True)
+
+
+@pytest.mark.parametrize("before", [None, 0, 2], ids=["unused", "first", "another"])
+def test_the_card_of_an_engine_is_the_current_one_while_it_works(monkeypatch, tiny_files, before):
+    """Triton and comfy-kitchen start their kernels on the current card, also for tensors of another one."""
+    current, used = [before or 0], [before is not None]
+
+    def make_current(device):
+        current.append(getattr(device, "index", device))
+        used.append(True)
+
+    monkeypatch.setattr(local_engine, "_device_counts", lambda: {"cuda": 3, "cpu": 1})
+    monkeypatch.setattr(torch.cuda, "set_device", make_current)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used[-1])
+    with clean_inference():
+        LocalEngine(ltx2.open_models(*tiny_files("2.3")[:2]), Resources("cuda:1"))
+        assert current[-1] == 1
+        with clean_inference():
+            pass
+        assert current[-1] == 1
+    assert current[-1] == (before or 0)
 
 
 @needs_these_flags

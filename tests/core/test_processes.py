@@ -1,14 +1,19 @@
 """Processes that compute a pass together, without starting any: one that joins itself (several: ``test_sequence``)."""
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from ltx2_core.checkpoint import open_models
 from ltx2_core.cli.together import run_together
 from ltx2_core.memory.ram import ram
+from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.processes import Launch, Processes, joined_processes
+from ltx2_core.pipeline.stage import TRANSFORMER
+from ltx2_core.settings import Resources
 
 
 @pytest.fixture
@@ -27,12 +32,24 @@ def test_one_process_exchanges_with_itself_and_leaves(alone, capsys):
         assert isinstance(processes, Processes) and processes.ram[0] == ram()[0]
         assert torch.equal(processes.exchange(x), x) and torch.equal(processes.gather(x[0]), x)
         assert processes.device("cpu") == torch.device("cpu") and processes.is_first_to_fail()
+        assert processes.exchanges == 2
         tell("error: nothing is wrong.")
         return 0
 
     assert run_together(alone, run, str) == 0
     assert capsys.readouterr().err == "error: nothing is wrong.\n"
     assert joined_processes() is None and not dist.is_initialized()
+
+
+def test_weights_know_what_was_exchanged(monkeypatch, tiny_files):
+    """So that a block that has sent something is not run again when memory runs out."""
+    processes = SimpleNamespace(size=2, rank=0, exchanges=7, device=torch.device, vram=None, ram=ram())
+    monkeypatch.setattr(local_engine, "joined_processes", lambda: processes)
+    engine = local_engine.LocalEngine(open_models(*tiny_files("2.3")[:2]), Resources("cpu"))
+    store = engine._prepare(TRANSFORMER, ()).store
+    assert store.exchanges() == 7
+    processes.exchanges += 1
+    assert store.exchanges() == 8
 
 
 def test_whoever_cannot_join_says_why(alone, monkeypatch, capsys):

@@ -110,7 +110,10 @@ def test_a_weight_that_no_card_multiplies_is_expanded(sides):
     assert torch.equal(linear(x), expected)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), torch.OutOfMemoryError("no"), *full_cards()], ids=repr)
+REFUSALS = [RuntimeError("no"), ValueError("no"), torch.OutOfMemoryError("no"), *full_cards()]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=repr)
 def test_a_device_without_these_products(monkeypatch, error):
     def refuse(*_, **__):
         raise error

@@ -119,6 +119,39 @@ def test_pictures_without_times_follow_their_rate(tmp_path):
     assert numbers(read_video(path, start=1.2, frames=5)) == [30, 31, 32, 33, 34]
 
 
+def test_pictures_that_change_their_size_are_all_as_large_as_the_first(tmp_path):
+    """As where a broadcast goes from one film to the next."""
+    paths = [tmp_path / f"{width}.h264" for width in (64, 128)]
+    for path, width in zip(paths, (64, 128)):
+        write_raw(path, width)
+    (tmp_path / "both.h264").write_bytes(b"".join(path.read_bytes() for path in paths))
+    found = torch.cat(list(read_video(tmp_path / "both.h264")))
+    assert found.shape == (6, 32, 64, 3)
+    assert (found[3:] - found[:3]).abs().mean() < 0.01
+
+
+def test_pictures_that_a_camera_has_noted_something_in_are_read(tmp_path):
+    """MJPEG with Exif, which PyAV does not know; newer FFmpeg turns pictures by it."""
+    notes, picture = Image.Exif(), np.zeros((32, 64, 3), np.uint8)
+    notes[0x112], picture[:16, :32] = 6, 255
+    Image.fromarray(picture).save(path := tmp_path / "clip.jpg", exif=notes, quality=100)
+    found, expected = next(read_video(path))[0], torch.from_numpy(picture) / 255
+    expected = expected if found.shape == expected.shape else expected.rot90(-1)
+    assert (found - expected).abs().mean() < 0.02
+
+
+def write_raw(path: Path, width: int) -> None:
+    """Three pictures whose left half is white."""
+    with av.open(str(path), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, width // 2, "yuv444p"
+        pixels = np.zeros((width // 2, width, 3), np.uint8)
+        pixels[:, : width // 2] = 255
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
 @pytest.mark.slow
 def test_a_long_file_is_never_held_whole(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", [numbered(200)], Fraction(25))
@@ -185,14 +218,22 @@ def turned(path: Path, matrix: tuple[int, int, int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
-)
-def test_a_telephone_held_upright_makes_upright_pictures(tmp_path, matrix, turns):
+    ("matrix", "turns", "mirrored"),
+    [
+        ((1, 0, 0, 1), 0, False), ((0, 1, -1, 0), -1, False), ((-1, 0, 0, -1), 2, False), ((0, -1, 1, 0), 1, False),
+        ((-1, 0, 0, 1), 0, True), ((1, 0, 0, -1), 2, True), ((0, 1, 1, 0), -1, True), ((0, -1, -1, 0), 1, True),
+        ((0, 0, 0, 0), 0, False),
+    ],
+)  # fmt: skip
+def test_a_telephone_held_upright_makes_upright_pictures(tmp_path, matrix, turns, mirrored):
+    """Those of the camera that looks at its owner may be mirrored."""
     picture = torch.zeros(32, 64, 3)
     picture[:16, :32] = 1
+    picture[:16, 32:, 0] = 1
     path = write_video(tmp_path / "clip.mp4", [picture.expand(3, -1, -1, -1)], Fraction(24))
     turned(path, matrix)
     expected = torch.rot90(picture, turns)
+    expected = expected.flip(1) if mirrored else expected
     for frame in read_video(path):
         assert (frame[0] - expected).abs().mean() < 0.02
     assert probe(path).size == (expected.shape[1], expected.shape[0])

@@ -123,6 +123,26 @@ def test_surround_becomes_stereo_by_the_standard_in_files_and_in_samples(tmp_pat
     assert torch.equal(heard(unnamed), heard(path))
 
 
+def test_sound_that_changes_its_rate_and_channels_goes_on(tmp_path):
+    """As where a broadcast goes from the news to a film: 440 Hz in 44.1 kHz and one channel, then in 48 kHz and six."""
+    content = b""
+    for rate, layout in ((44100, "mono"), (48000, "5.1")):
+        tone = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(rate) / rate).expand(6 if layout == "5.1" else 1, -1)
+        with av.open(str(path := tmp_path / "part.aac"), "w", format="adts") as container:
+            stream = container.add_stream("aac", rate=rate, layout=layout)
+            for piece in tone.split(1024, dim=1):
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="fltp", layout=layout)
+                frame.sample_rate = rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        content += path.read_bytes()
+    (tmp_path / "both.aac").write_bytes(content)
+    found = heard(tmp_path / "both.aac", sample_rate=24000)
+    assert abs(found.shape[1] / 24000 - 2) < 0.1
+    for part in (side[start : start + 12000] for side in found for start in (6000, 30000)):
+        assert torch.fft.rfft(part).abs().argmax() == 220 and abs(part.square().mean().sqrt() - 0.35) < 0.02
+
+
 def test_loud_surround_does_not_clip():
     assert torch.allclose(mix_down(3 * torch.ones(6, 100)), torch.tensor(3.0), atol=1e-4)
     one, two = torch.rand(1, 10), torch.rand(2, 10)

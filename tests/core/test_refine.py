@@ -12,7 +12,7 @@ import ltx2_core as ltx2
 from ltx2_core import latents, tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, find_upscaler, open_upscaler, video_statistics
-from ltx2_core.conditioning import Frozen, KeepVideo, VideoSource
+from ltx2_core.conditioning import Frozen, KeepVideo, VideoSource, apply_conditions
 from ltx2_core.geometry import ClipShape
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
@@ -28,11 +28,6 @@ from ltx2_core.text import Contexts
 
 PROMPT = "a red ball bounces twice on the left"
 SMALL = {"width": 192, "height": 128, "frames": 17, "steps": 2, "cache": False}
-
-
-@pytest.fixture(scope="module")
-def models():
-    return ltx2.open_models("miniature")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +59,8 @@ def test_the_first_stage_is_smaller_by_what_enlarges_it(spatial, temporal, tmp_p
 
 
 @pytest.mark.slow
-def test_upscaler_and_distilled_lora_are_found_by_their_official_names(models, tmp_path):
-    assert find_upscaler(models, 2).file.path == BUILT_IN
+def test_upscaler_and_distilled_lora_are_found_by_their_official_names(miniature, tmp_path):
+    assert find_upscaler(miniature, 2).file.path == BUILT_IN
     checkpoint, _, _ = tiny.write(tmp_path / "checkpoints", "2.3")
     others = ltx2.open_models(checkpoint)
     with pytest.raises(FileNotFoundError, match=r"no ltx-2\.3-spatial-upscaler-x1\.5-\*\.safetensors in .*checkpoints"):
@@ -96,9 +91,9 @@ def test_a_schedule_from_another_level():
 
 
 @pytest.fixture(scope="module")
-def refining(models):
+def refining(miniature):
     """Two steps of refining on the miniature, with unseen contexts; keeps what its bar shows."""
-    network = ltx2.build(models, "transformer", torch.float32)
+    network = ltx2.build(miniature, "transformer", torch.float32)
     config, fps = network.config, Fraction(24)
     generator = torch.Generator().manual_seed(0)
     contexts = Contexts(*(torch.randn(1, 16, config.caption_width, generator=generator) for _ in ("video", "audio")))
@@ -140,7 +135,7 @@ def test_tiles_one_by_one_show_how_far_they_are(refining):
 
 
 @pytest.mark.slow
-def test_a_clip_in_two_stages_and_its_seams(models, spatial):
+def test_a_clip_in_two_stages_and_its_seams(miniature, spatial):
     progress, stages = [], {}
     tiles = Tiles((2, 2, 2), (1, 2, 2))
 
@@ -148,11 +143,11 @@ def test_a_clip_in_two_stages_and_its_seams(models, spatial):
         progress.append(stage)
         stages[stage] = total
 
-    clip = ltx2.generate(models, PROMPT, second=SecondStage((spatial,), tiles=tiles), on_progress=report, **SMALL)
+    clip = ltx2.generate(miniature, PROMPT, second=SecondStage((spatial,), tiles=tiles), on_progress=report, **SMALL)
     assert clip.frames.shape == (17, 128, 192, 3) and clip.waveform.shape[1] == round(17 / 24 * clip.sample_rate)
     assert stages == {"prompt": 2, "sampling": 2, "refining": len(recipes.RECIPES["miniature"].refine.sigmas) - 1,
                       "sound": 1, "frames": stages["frames"]}  # fmt: skip
-    whole = ltx2.generate(models, PROMPT, second=SecondStage((spatial,), tiles=Tiles((1, 1, 1))), **SMALL)
+    whole = ltx2.generate(miniature, PROMPT, second=SecondStage((spatial,), tiles=Tiles((1, 1, 1))), **SMALL)
 
     def seen(clip):
         seams = Seams(*tiles.seams(clip.latent.video.shape[2:]))
@@ -163,32 +158,32 @@ def test_a_clip_in_two_stages_and_its_seams(models, spatial):
 
 
 @pytest.mark.slow
-def test_seams_are_told(models, spatial, monkeypatch):
+def test_seams_are_told(miniature, spatial, monkeypatch):
     monkeypatch.setattr("ltx2_core.health.SEAM", 0.1)
     found = []
     second = SecondStage((spatial,), tiles=Tiles((1, 1, 2)))
-    clip = ltx2.generate(models, PROMPT, second=second, on_finding=found.append, **SMALL)
+    clip = ltx2.generate(miniature, PROMPT, second=second, on_finding=found.append, **SMALL)
     assert clip.frames.shape[0] == 17
     assert any("shows seams" in str(each) for each in found)
 
 
 @pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.slow
-def test_the_sound_that_ships_is_the_one_of_the_recipe(models, spatial, monkeypatch, keeps):
-    first = ltx2.generate(models, PROMPT, **SMALL | {"width": 96, "height": 64})
+def test_the_sound_that_ships_is_the_one_of_the_recipe(miniature, spatial, monkeypatch, keeps):
+    first = ltx2.generate(miniature, PROMPT, **SMALL | {"width": 96, "height": 64})
     row = recipes.RECIPES["miniature"]
     monkeypatch.setitem(recipes.RECIPES, "miniature", replace(row, refine=replace(row.refine, keeps_sound=keeps)))
-    second = ltx2.generate(models, PROMPT, second=SecondStage((spatial,)), **SMALL)
+    second = ltx2.generate(miniature, PROMPT, second=SecondStage((spatial,)), **SMALL)
     assert torch.equal(first.latent.audio, second.latent.audio) == keeps
 
 
 @pytest.mark.slow
-def test_a_sound_that_is_held_stays_and_leads_the_picture(models, spatial, monkeypatch):
-    first = ltx2.generate(models, PROMPT, **SMALL | {"width": 96, "height": 64})
+def test_a_sound_that_is_held_stays_and_leads_the_picture(miniature, spatial, monkeypatch):
+    first = ltx2.generate(miniature, PROMPT, **SMALL | {"width": 96, "height": 64})
     row = recipes.RECIPES["miniature"]
     monkeypatch.setitem(recipes.RECIPES, "miniature", replace(row, refine=replace(row.refine, keeps_sound=False)))
     held, anew = (
-        ltx2.generate(models, PROMPT, second=SecondStage((spatial,), sound=sound), **SMALL)
+        ltx2.generate(miniature, PROMPT, second=SecondStage((spatial,), sound=sound), **SMALL)
         for sound in ("hold", "refine")
     )
     assert torch.equal(held.latent.audio, first.latent.audio)
@@ -197,18 +192,31 @@ def test_a_sound_that_is_held_stays_and_leads_the_picture(models, spatial, monke
 
 
 @pytest.mark.slow
-def test_twice_the_frame_rate(models, temporal):
+def test_motion_speed_counts_in_both_stages_and_tones_between_them(miniature, spatial, monkeypatch):
+    told, name = [], "ltx2_core.pipeline.sample.apply_conditions"
+    monkeypatch.setattr(name, lambda x, fps, *rest: told.append(fps) or apply_conditions(x, fps, *rest))
+    few = SMALL | {"frames": 9, "motion_speed": 0.2}
+    clips = [
+        ltx2.generate(miniature, PROMPT, second=SecondStage((spatial,), **tones), **few)
+        for tones in ({}, {"adain_factor": 1.0}, {"tone_map_compression": 1.0})
+    ]
+    assert told == [120] * 6 and len(clips[0].frames) == 9
+    assert all(not torch.equal(clips[0].latent.video, each.latent.video) for each in clips[1:])
+
+
+@pytest.mark.slow
+def test_twice_the_frame_rate(miniature, temporal):
     second = SecondStage((temporal,), refine=False)
-    clip = ltx2.generate(models, PROMPT, second=second, **SMALL)
+    clip = ltx2.generate(miniature, PROMPT, second=second, **SMALL)
     assert clip.fps == 48 and clip.frames.shape == (33, 128, 192, 3)
     assert clip.waveform.shape[1] == round(33 / 48 * clip.sample_rate)
     film = KeepVideo(VideoSource(torch.rand(17, 128, 192, 3)))
-    kept = ltx2.generate(models, PROMPT, second=SecondStage((temporal,)), conditions=[film], **SMALL)
+    kept = ltx2.generate(miniature, PROMPT, second=SecondStage((temporal,)), conditions=[film], **SMALL)
     assert torch.equal(kept.frames[::2], film.video.source), "as many seconds of it, not as many frames"
     with pytest.raises(ValueError, match="one prompt for the whole clip"):
-        ltx2.generate(models, PROMPT, second=SecondStage(), segments=[Segment(0.3, "a blue ball")], **SMALL)
+        ltx2.generate(miniature, PROMPT, second=SecondStage(), segments=[Segment(0.3, "a blue ball")], **SMALL)
     with pytest.raises(ValueError, match="Sound alone has no second stage"):
-        ltx2.generate(models, PROMPT, second=second, sound_only=True, **SMALL)
+        ltx2.generate(miniature, PROMPT, second=second, sound_only=True, **SMALL)
 
 
 @pytest.mark.parametrize("vram", [None, 2**30])
@@ -250,11 +258,11 @@ def test_it_is_official_and_small(spatial):
 
 @torch.inference_mode()
 @pytest.mark.slow
-def test_it_shows_the_same_ball_in_a_larger_room(models, spatial):
+def test_it_shows_the_same_ball_in_a_larger_room(miniature, spatial):
     """On clips that it has not seen: most of what varies."""
-    small, large = pairs(ltx2.build(models, "video_encoder", torch.float32), 4, seed=99)
+    small, large = pairs(ltx2.build(miniature, "video_encoder", torch.float32), 4, seed=99)
     made, _ = upscale(
-        build_upscaler(spatial, torch.float32), AVLatent(small, None), Fraction(24), video_statistics(models)
+        build_upscaler(spatial, torch.float32), AVLatent(small, None), Fraction(24), video_statistics(miniature)
     )
     rest = large - large.mean((0, 2, 3, 4), keepdim=True)
     assert (made.video - large).square().mean() < 0.15 * rest.square().mean()

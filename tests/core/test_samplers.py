@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from agreement import compare
+from drawn import same
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -59,10 +60,6 @@ class Toy:
 
 def run(name: str, denoise, latent: AVLatent, sigmas=SIGMAS, seed: int = 5, last=None) -> list[samplers.Step]:
     return list(SAMPLERS[name](denoise, latent, sigmas, Noise(seed), last))
-
-
-def same(a: AVLatent, b: AVLatent) -> bool:
-    return torch.equal(a.video, b.video) and torch.equal(a.audio, b.audio)
 
 
 # What holds for every sampler

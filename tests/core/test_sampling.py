@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from agreement import compare
+from direct import sample
 
 from ltx2_core import geometry, latents
 from ltx2_core.conditioning import Frozen, Inpaint, ReferenceAudioTokens, State, apply_conditions
@@ -454,3 +455,20 @@ def test_a_new_term_needs_only_its_class():
     assert denoise.passes(tokens(0), [More(3)]) == ["cond", "negative", "isolated"]
     assert [len(sweep) for sweep in network.sweeps] == [3]
     torch.testing.assert_close(more, less + 1)
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.2, 2.0])
+def test_things_move_slower_where_time_passes_slower_for_the_picture_alone(speed):
+    """As in diffusers: the rate by which its positions count is frame rate / motion speed; the sound has its time."""
+    seen = []
+
+    def network(video, audio, *_):
+        seen.append((video.positions, audio.positions))
+        return video.tokens, audio.tokens
+
+    network.sweep = lambda passes, _: [network(each.video, each.audio) for each in passes]
+    contexts = Contexts(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4))
+    sample(network, av_latent(0), fps=Fraction(24), sigmas=[1, 0], contexts=contexts, motion_speed=speed)
+    video, audio = seen[0]
+    assert torch.equal(video, geometry.video_positions((2, 1, 2), Fraction(24) / Fraction(str(speed))))
+    assert torch.equal(audio, geometry.audio_positions(3))

@@ -120,6 +120,7 @@ def test_nothing_means_the_recipe():
         ({"format": "fp4"}, ["'fp4'", "fp8"]),
         ({"dtype": torch.int8}, ["torch.int8", "torch.bfloat16"]),
         ({"fps": "fast"}, ["'fast'"]),
+        ({"least_seconds": 5, "most_seconds": 2}, ["least_seconds is 5", "most_seconds 2"]),
         ({"video": Guidance(rescale=2)}, ["rescale is 2"]),
         ({"audio": GuidanceBySigma(((1.0, Guidance(stg_scale=9)),))}, ["stg_scale is 9"]),
         ({"windowing": Windowing(drift_control=2)}, ["drift_control is 2"]),
@@ -143,6 +144,7 @@ def test_what_cannot_be_is_one_sentence(flat, facts):
         ({"schedule": "distilled", "steps": 12}, ["steps is 12", "exactly 8"]),
         ({"second": SecondStage((Enlarging(),), refine=False), "width": 96, "height": 128}, ["width is 96", "64"]),
         ({"second": SecondStage(), "segments": [Segment(1, "y")]}, ["one prompt for the whole clip"]),
+        ({"motion_speed": 0.2, "windowing": Windowing()}, ["motion_speed is 0.2", "at once"]),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(flat, facts):

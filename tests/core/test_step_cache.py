@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 from direct import sample
-from planned import running, small
+from planned import seeded, small
 
 import ltx2_core as ltx2
 from benchmarks import step_cache as benchmark
@@ -28,10 +28,7 @@ LAYERS, TOKENS, SOUNDS = 3, 24, 5
 
 @pytest.fixture(scope="module")
 def network():
-    made, generator = running(small("2.3", LAYERS)), torch.Generator().manual_seed(0)
-    for parameter in made.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(1, parameter.shape[-1]) ** 0.5)
-    return made
+    return seeded(small("2.3", LAYERS))
 
 
 def stream(seed: int, tokens: int, axes: int, width: int, sigma: float = 0.5) -> StreamInput:

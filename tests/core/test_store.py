@@ -261,6 +261,30 @@ def test_a_block_that_runs_out_of_memory_is_run_again(fails, caplog):
     assert all("forward" not in vars(block) for block in network.blocks)
 
 
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_block_that_has_sent_to_other_processes_is_not_run_again(sends):
+    """They would take what it sends once more for what the next block sends, and all that follows would be wrong."""
+    network, left, sent = Net(), [1], []
+    store = store_of(network, REST + 5 * BLOCK)
+    store.exchanges = lambda: len(sent)
+
+    def fail():
+        if sends:
+            sent.append("heads")
+        if left:
+            left.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected, network.blocks[1].during = network(X), fail
+    with store.use():
+        if sends:
+            with pytest.raises(torch.OutOfMemoryError, match="CUDA"):
+                network(X)
+            assert len(sent) == 1
+        else:
+            assert torch.equal(network(X), expected)
+
+
 @pytest.mark.parametrize("error", full_cards(), ids=lambda error: str(error)[:60])
 def test_a_full_card_is_told_in_many_ways(error):
     """By a block, by the memory of the ring, and by what is brought to stay."""
@@ -333,13 +357,6 @@ INPUTS = {
     "vocoder": lambda: (torch.randn(1, 2, 3, 64),),
     "text_encoder": lambda: (torch.arange(1, 9)[None], torch.ones(1, 8, dtype=torch.long)),
 }
-
-
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    from ltx2_core import open_models
-
-    return open_models(*tiny_files("2.3")[:2])
 
 
 def network_and_inputs(models, name: str):

@@ -10,7 +10,6 @@ from official import PERTURBATIONS, inputs, official, tiny_section
 from ltx2_core.layers import Attention
 from ltx2_core.transformer import Nag, Pass, Perturbation, StreamInput, Transformer, state
 from ltx2_core.transformer.block import guide_attention
-from ltx2_core.transformer.state import TextInput
 
 PASSES = ["cond", "negative", "perturbed", "isolated"]
 
@@ -146,10 +145,10 @@ def test_normalised_attention_guidance(version):
 
 def test_the_output_of_nag_is_limited():
     heads, negative = torch.randn(2, 1, 2, 5, 4)
-    text = TextInput(torch.empty(0), None, None, scale=11.0, limit=2.5, blend=1.0)
-    size = guide_attention(heads, negative, text).abs().sum((1, 3)) / heads.abs().sum((1, 3))
+    nag = Nag(torch.empty(0), scale=11.0, limit=2.5, blend=1.0)
+    size = guide_attention(heads, negative, nag).abs().sum((1, 3)) / heads.abs().sum((1, 3))
     assert size.max() <= 2.5 + 1e-5 and size.max() > 2.4
-    mild = TextInput(torch.empty(0), None, None, scale=1.1, limit=2.5, blend=1.0)
+    mild = Nag(torch.empty(0), scale=1.1, limit=2.5, blend=1.0)
     torch.testing.assert_close(guide_attention(heads, negative, mild), 1.1 * heads - 0.1 * negative)
 
 
@@ -157,9 +156,9 @@ def test_nag_loses_no_more_to_a_short_format_than_its_result_does():
     """Prompts that are nearly alike are found alike, so that only a small difference is multiplied."""
     heads = torch.randn(1, 4, 50, 32).bfloat16()
     negative = (heads + 0.05 * torch.randn(heads.shape)).bfloat16()
-    text = TextInput(torch.empty(0), None, None, scale=11.0, limit=2.5, blend=0.25)
-    exact = guide_attention(heads.double(), negative.double(), text)
-    lost = (guide_attention(heads, negative, text) - exact).norm()
+    nag = Nag(torch.empty(0), scale=11.0, limit=2.5, blend=0.25)
+    exact = guide_attention(heads.double(), negative.double(), nag)
+    lost = (guide_attention(heads, negative, nag) - exact).norm()
     assert lost < 1.5 * (exact.bfloat16() - exact).norm()
 
 

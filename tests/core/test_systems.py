@@ -275,6 +275,7 @@ def test_the_home_of_a_user_is_meant_where_shells_leave_it(monkeypatch):
     assert parse_picture("-1:~/cat.png:0.8").path == "/home/anna/cat.png"
     assert parse_character("~/anna.png:~/anna.wav")[0] == [Path("/home/anna/anna.png"), Path("/home/anna/anna.wav")]
     assert file_path("a~/b") == Path("a~/b")
+    assert file_path(".") == Path.cwd() and file_path("..") == Path.cwd().parent  # which sentences can call by a name
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_the_home_of_a_user_is_meant_where_shells_leave_it(monkeypatch):
     [
         "generate --prompt x --output -", "batch --prompt x --output -", "generate --prompt x --output a --resume -",
         "generate --prompt x --output a --save-latent -", "tiny -", "compare a b -", "convert a - --format fp8",
-        "lora shrink a -", "sign a -",
+        "lora shrink a -", "sign a -", "generate --prompt x --output /dev/stdout", "compare a b /dev/fd/1",
     ],
 )  # fmt: skip
 def test_the_standard_output_is_no_file(words, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 from agreement import compare, relative_error
+from formula import waves
 
 from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
@@ -203,24 +204,13 @@ def test_a_context_has_1024_rows_or_as_many_as_a_longer_prompt_needs(length, row
     assert connector.fill(torch.zeros(1, length, WIDTH), torch.ones(1, length)).shape == (1, rows, WIDTH)
 
 
-def formula_weights(names: dict[str, str], module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of the golden vectors, whose recipe stands in the file; ``names`` are theirs and ours."""
-    state = {}
-    for k, key in enumerate(sorted(names)):
-        shape = module.state_dict()[names[key]].shape
-        i = torch.arange(math.prod(shape), dtype=torch.float64)
-        w = 0.2 * torch.sin(0.7 * (k + 1) + 1.3 * (i + 1))
-        state[names[key]] = (1 + 0.5 * w if key.endswith("norm.weight") else w).float().reshape(shape)
-    return state
-
-
 def golden_features(version: str) -> tuple[torch.Tensor, ...]:
     module = TextFeatures(features_config(version))
-    names = {TEXT_FEATURES.official(n).removeprefix("text_embedding_projection."): n for n in module.state_dict()}
-    module.load_state_dict(formula_weights(names, module))
+    prefix = "text_embedding_projection."
+    module.load_state_dict(waves(module, lambda name: TEXT_FEATURES.official(name).removeprefix(prefix)))
     i = torch.arange(ROWS * WIDTH, dtype=torch.float64) + 1
-    waves = [(1 + s) * 0.5 * torch.sin(0.4 + 0.3 * s + (0.37 + 0.11 * s) * i) for s in range(STATES)]
-    return module([wave.float().reshape(1, ROWS, WIDTH) for wave in waves], left_padded(5))
+    states = [(1 + s) * 0.5 * torch.sin(0.4 + 0.3 * s + (0.37 + 0.11 * s) * i) for s in range(STATES)]
+    return module([state.float().reshape(1, ROWS, WIDTH) for state in states], left_padded(5))
 
 
 def check(seam: str, found: torch.Tensor, key: str) -> None:
@@ -241,8 +231,7 @@ def test_golden_features():
 def test_golden_connector(gated):
     module = Connector(connector_config(section("2.0", connector_apply_gated_attention=gated), "video"))
     prefix = f"{PREFIX}video_embeddings_connector."
-    names = {VIDEO_CONNECTOR.official(name).removeprefix(prefix): name for name in module.state_dict()}
-    module.load_state_dict(formula_weights(names, module))
+    module.load_state_dict(waves(module, lambda name: VIDEO_CONNECTOR.official(name).removeprefix(prefix)))
     found = module(golden_features("2.0")[0], left_padded(5))
     check(f"newest connector{' gated' * gated}", found, f"connector_gated_{str(gated).lower()}")
 

@@ -94,7 +94,9 @@ def test_what_is_wrong_is_said_with_its_entry(changes, words):
         read(**changes)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "7", "null", '"a"', "[]", "x" * 1_000_001])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "7", "null", '"a"', "[]", '{"fps": 24, "fps": 25}', "x" * 1_000_001]
+)
 def test_what_is_no_timeline_is_refused(text):
     with pytest.raises(SettingError, match="timeline"):
         Timeline.parse(text)

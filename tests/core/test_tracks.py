@@ -106,6 +106,7 @@ def test_a_reference_of_tracks_is_drawn_as_it_is_read():
     ("text", "facts"),
     [
         ("", "no JSON"),
+        ('[[{"x": 1, "y": 2, "x": 3}]]', "comes twice"),
         ("[[" * 100_000, "no JSON"),
         ('{"x": 1, "y": 2}', "an object"),
         ("null", "null"),

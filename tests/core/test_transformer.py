@@ -7,6 +7,7 @@ import golden
 import pytest
 import torch
 from agreement import compare
+from formula import waves
 from official import (
     PERTURBATIONS,
     audio_positions,
@@ -170,18 +171,6 @@ def test_layers_that_no_pass_needs_are_not_called(there, updated, perturbation, 
     assert seen == called
 
 
-def formula_weights(model: Transformer) -> dict[str, torch.Tensor]:
-    """The weights of the golden vectors; their recipe stands in the file."""
-    official_names = {TRANSFORMER.official(n).removeprefix("model.diffusion_model."): n for n in model.state_dict()}
-    state = {}
-    for k, key in enumerate(sorted(official_names)):
-        shape = model.state_dict()[official_names[key]].shape
-        i = torch.arange(math.prod(shape), dtype=torch.float64)
-        w = 0.2 * torch.sin(0.7 * (k + 1) + 1.3 * (i + 1))
-        state[official_names[key]] = (1 + 0.5 * w if key.endswith("norm.weight") else w).float().reshape(shape)
-    return state
-
-
 def wave(shape, a, b) -> torch.Tensor:
     i = torch.arange(math.prod(shape), dtype=torch.float64)
     return (0.5 * torch.sin(a + b * (i + 1))).float().reshape(shape)
@@ -201,7 +190,8 @@ def test_newest_official_numbers(case):
     version, choices = case[:3], VECTOR_CASES[case]
     section = tiny_section(version, rope_type=choices.get("rope_type", "split"))
     model = Transformer(TransformerConfig.from_json(section))
-    model.load_state_dict(formula_weights(model))
+    prefix = "model.diffusion_model."
+    model.load_state_dict(waves(model, lambda name: TRANSFORMER.official(name).removeprefix(prefix)))
     timesteps = torch.full((1, 8), 0.725)
     if choices.get("image"):
         timesteps[:, :4] = 0

@@ -67,6 +67,10 @@ def test_the_plan_of_twenty_seconds_on_a_small_card_counts_and_says_it(released)
     assert placed.run >= placed.rate(CARD).least  # all that is streamed comes in each of them
     assert "in 2 turns (cond and perturbed, then isolated and negative)" in made.explain()
     assert "6 x" in made.explain()
+    larger = ClipShape(3840, 2176, 481, Fraction(24))  # refused: what it would do is not said
+    stages = stages_of_clip(released("2.3", "fp8"), larger, stage().sampling)
+    refused = plan_stages(stages, released("2.3", "fp8"), ROOM)
+    assert refused.placement("sampling") is None and not any("turns" in note for note in refused.notes)
 
 
 @pytest.mark.slow

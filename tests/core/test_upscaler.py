@@ -103,6 +103,20 @@ def test_agreement_with_the_statistics_of_the_vae():
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("adain, compression", [(1.0, 0.0), (0.4, 0.6), (0.0, 1.0)])
+def test_tones_are_those_of_diffusers(adain, compression):
+    theirs = pytest.importorskip("diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample").LTX2LatentUpsamplePipeline
+    _, ours = pair(SMALL)
+    statistics, latent = ChannelStatistics(8), AVLatent(5 * torch.randn(2, 8, 3, 4, 5), None)
+    statistics.mean, statistics.std = torch.randn(8), torch.rand(8) + 0.5
+    raw = statistics.denormalize(latent.video)
+    expected = theirs.adain_filter_latent(None, ours(raw), raw, adain)
+    expected = statistics.normalize(theirs.tone_map_latents(None, expected, compression))
+    larger, _ = upscale(ours, latent, Fraction(24), statistics, adain, compression)
+    compare("tones of an enlarged latent", larger.video, expected)
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("name", [name for name in golden.vectors("vae_audio") if name.startswith("upscaler_")])
 def test_published_numbers(name):
     vector = golden.vectors("vae_audio")[name]

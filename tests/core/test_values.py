@@ -30,14 +30,14 @@ def made(monkeypatch):
     """Settings of each request, of which noise is made in place of a clip."""
     requests = []
 
-    def make_clips(models, request, events):
+    def run_batch(models, request, events):
         requests.append(request)
         frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
         clip = SimpleNamespace(chunks=(frames,), fps=request.clip.fps, waveform=None, sample_rate=None, grading=None)
         clip.tags = {"parameters": f"{request.prompt}\nSteps: 8"}
         return [clip] * request.clip.batch_size
 
-    monkeypatch.setattr(commands, "make_clips", make_clips)
+    monkeypatch.setattr(commands, "run_batch", run_batch)
     return requests
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import compare
+from drawn import randn
 from peak import Peak
 from torch.testing import assert_close
 
@@ -93,10 +94,6 @@ def picture(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def noise(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 # Agreement with the official implementation
 
 
@@ -114,7 +111,7 @@ def test_encoder_agrees(version):
 @torch.no_grad()
 def test_decoder_agrees(version, causal):
     theirs, ours = official_pair("decoder", narrow(version, causal_decoder=causal))
-    for latent in (noise(2, ours.config.latent_channels, 1, 2, 3), noise(1, ours.config.latent_channels, 3, 3, 2)):
+    for latent in (randn(2, ours.config.latent_channels, 1, 2, 3), randn(1, ours.config.latent_channels, 3, 3, 2)):
         compare(f"video_vae.decoder {version}", ours(latent), theirs(latent))
 
 
@@ -135,7 +132,7 @@ def test_tiled_decoder_agrees(version, size, pixels, frames):
     theirs, ours = official_pair("decoder", narrow(version))
     from ltx_core.model.video_vae.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
 
-    latent = noise(1, 8, *size)
+    latent = randn(1, 8, *size)
     tiling = TilingConfig(SpatialTilingConfig(*pixels), TemporalTilingConfig(*frames))
     expected = torch.cat(list(theirs.tiled_decode(latent, tiling)), dim=2)
     frames_of_ours = torch.cat(list(ours.decode(DecoderInput(latent, Tiling(*pixels, *frames)))), dim=2)
@@ -149,7 +146,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
     """Of a decoder that sees no farther than tiles overlap."""
     config = narrow("mini", decoder_blocks=[["compress_all", {"multiplier": m}] for m in (1, 1, 8)])
     decoder = VideoDecoder(VideoVAEConfig.from_json(config))
-    latent, tiling = noise(1, 16, *size), Tiling(224, 96, 64, 24)
+    latent, tiling = randn(1, 16, *size), Tiling(224, 96, 64, 24)
     tiled, whole = torch.cat(list(decoder.decode(DecoderInput(latent, tiling))), 2), decoder(latent)
     alone = torch.ones(whole.shape[2:], dtype=torch.bool)
     shortest = max(4, round(7 * min(size[1:]) / max(size[1:])))
@@ -297,7 +294,7 @@ def test_edge_frames_repeat(causal, expected):
 @torch.no_grad()
 def test_mirrored_edges_are_those_of_torch(causal):
     conv = Conv(4, 2, "reflect", causal, activate=True)
-    x = noise(2, 4, 11, 2, 5)
+    x = randn(2, 4, 11, 2, 5)
     activated = torch.nn.functional.silu(pixel_norm(x))
     repeated = torch.nn.functional.pad(activated, (0, 0, 0, 0, 2 - (not causal), 0 + (not causal)), mode="replicate")
     mirrored = torch.nn.functional.pad(repeated, (1, 1, 1, 1, 0, 0), mode="reflect")
@@ -310,7 +307,7 @@ def test_a_large_weight_is_left_as_it_lies_beside_a_small_clip(monkeypatch, padd
     monkeypatch.setattr(layers, "_LARGE_WEIGHT", 1)
     conv = Conv(24, 24, padding, causal=False)
     for frames, side in (1, 3), (9, 16):
-        x = noise(1, 24, frames, side, side).contiguous(memory_format=torch.channels_last_3d)
+        x = randn(1, 24, frames, side, side).contiguous(memory_format=torch.channels_last_3d)
         with Peak() as peak:
             found = conv(x)
         assert (peak.bytes < conv.weight.nbytes) == (frames == 1)
@@ -323,7 +320,7 @@ def test_a_large_weight_is_left_as_it_lies_beside_a_small_clip(monkeypatch, padd
 
 @torch.no_grad()
 def test_norm_and_silu_are_done_by_the_kernel_that_is_right(monkeypatch):
-    conv, x, seen = Conv(8, 4, "reflect", causal=True, activate=True), noise(1, 8, 9, 3, 4), []
+    conv, x, seen = Conv(8, 4, "reflect", causal=True, activate=True), randn(1, 8, 9, 3, 4), []
     expected = conv(x)
 
     def kernel(x, out, eps):
@@ -339,7 +336,7 @@ def test_norm_and_silu_are_done_by_the_kernel_that_is_right(monkeypatch):
 
 
 def test_pixel_norm_is_its_formula():
-    x = noise(2, 6, 3, 2, 2) * 1e-4
+    x = randn(2, 6, 3, 2, 2) * 1e-4
     assert_close(pixel_norm(x), x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt())
 
 
@@ -353,7 +350,7 @@ def test_patches_count_columns_before_rows():
 def test_downsampling_adds_the_mean_of_neighbours():
     layer = Downsample(8, ResampleConfig((2, 2, 2), multiplier=1), "zeros")
     layer.conv.weight.zero_(), layer.conv.bias.zero_()
-    x = noise(1, 8, 3, 4, 4)
+    x = randn(1, 8, 3, 4, 4)
     expected = torch.cat([x[:, :, :1], x], 2).unfold(2, 2, 2).unfold(3, 2, 2).unfold(4, 2, 2).mean((-1, -2, -3))
     assert_close(layer(x), expected)
 
@@ -362,7 +359,7 @@ def test_downsampling_adds_the_mean_of_neighbours():
 def test_upsampling_adds_the_repeated_input():
     layer = Upsample(16, ResampleConfig((2, 2, 2), multiplier=2, residual=True), "zeros", causal=False)
     layer.conv.weight.zero_(), layer.conv.bias.zero_()
-    x = noise(1, 16, 2, 2, 2)
+    x = randn(1, 16, 2, 2, 2)
     y = layer(x)
     assert y.shape == (1, 8, 3, 4, 4)
     for channel in range(8):
@@ -385,9 +382,9 @@ def test_odd_pictures_are_refused_and_surplus_frames_dropped():
 def test_foreign_and_too_small_latents_are_refused():
     decoder = VideoDecoder(VideoVAEConfig.from_json(narrow("2.0")))
     with pytest.raises(SettingError, match=r"16 channels.* 8"):
-        decoder(noise(1, 16, 1, 2, 2))
+        decoder(randn(1, 16, 1, 2, 2))
     with pytest.raises(SettingError, match="64x64 pixels"):
-        decoder(noise(1, 8, 1, 1, 4))
+        decoder(randn(1, 8, 1, 1, 4))
 
 
 @torch.no_grad()
@@ -403,7 +400,7 @@ def test_the_encoder_looks_back_only():
 
 def test_half_precision_weights_give_half_precision_pixels():
     decoder = VideoDecoder(VideoVAEConfig.from_json(narrow("2.0")))
-    latent = noise(1, 8, 2, 2, 2)
+    latent = randn(1, 8, 2, 2, 2)
     whole = decoder(latent)
     half = decoder.bfloat16()(latent)
     assert half.dtype == torch.bfloat16
@@ -479,7 +476,7 @@ TILINGS = [Tiling(), Tiling(64, 0, 16, 8), Tiling(64, 0, 16, 0), Tiling(96, 64, 
 @pytest.mark.parametrize("tiling", TILINGS)
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_tiles_of_a_copy_are_the_whole(tiling, size):
-    latent, calls = noise(1, 3, *size), []
+    latent, calls = randn(1, 3, *size), []
     chunks = list(
         CopyDecoder().decode(DecoderInput(latent, tiling), on_tile=lambda done, total: calls.append((done, total)))
     )
@@ -493,7 +490,7 @@ def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
     """What is left for the last one without an overlap may be one cell, which a decoder refused after sampling."""
     shapes, decoder = [], CopyDecoder()
     monkeypatch.setattr(CopyDecoder, "forward", lambda self, x: shapes.append(x.shape[2:]) or self.enlarge(x))
-    latent, tiling = noise(1, 3, *size), Tiling(64, 0, 16, 8)
+    latent, tiling = randn(1, 3, *size), Tiling(64, 0, 16, 8)
     assert_close(
         torch.cat(list(decoder.decode(DecoderInput(latent, tiling))), 2), decoder.enlarge(latent), atol=2e-6, rtol=0
     )
@@ -505,7 +502,7 @@ def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_encoded_tiles_of_a_copy_are_the_whole(size):
-    pixels, done = CopyDecoder()(noise(1, 3, *size)), []
+    pixels, done = CopyDecoder()(randn(1, 3, *size)), []
     for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
         made = encode_stream(CopyEncoder(), [pixels], pixels.shape[2], tiling, lambda *counts: done.append(counts))
         assert_close(made, CopyEncoder()(pixels), atol=2e-6, rtol=0)
@@ -533,7 +530,7 @@ def test_a_streamed_video_is_encoded_as_a_whole_one_but_never_held_whole(size):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_tile_larger_than_the_clip_changes_nothing(version):
     config = VideoVAEConfig.from_json(narrow(version))
-    decoder, encoder, latent = VideoDecoder(config), VideoEncoder(config), noise(1, 8, 2, 2, 3)
+    decoder, encoder, latent = VideoDecoder(config), VideoEncoder(config), randn(1, 8, 2, 2, 3)
     whole = decoder(latent)
     (chunk,) = decoder.decode(DecoderInput(latent, Tiling()))
     assert torch.equal(chunk, whole)
@@ -541,7 +538,7 @@ def test_a_tile_larger_than_the_clip_changes_nothing(version):
 
 
 def test_frames_stream_out_before_the_last_tile_is_decoded():
-    latent, done = noise(1, 3, 12, 2, 2), []
+    latent, done = randn(1, 3, 12, 2, 2), []
     chunks = CopyDecoder().decode(DecoderInput(latent, Tiling(64, 0, 32, 8)), on_tile=lambda n, total: done.append(n))
     first = next(chunks)
     assert done == [1] and first.shape == (1, 3, 16, 64, 64)
@@ -552,7 +549,7 @@ def test_a_tile_is_where_decoding_can_be_stopped():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(CopyDecoder().decode(DecoderInput(noise(1, 3, 2, 2, 2), Tiling()), on_tile=stop))
+        next(CopyDecoder().decode(DecoderInput(randn(1, 3, 2, 2, 2), Tiling()), on_tile=stop))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from direct import sample
+from drawn import same
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -46,10 +47,6 @@ def parts(whole: AVLatent, window: Window) -> AVLatent:
 def copied(whole: AVLatent, window: Window, begin: AVLatent, items: list) -> AVLatent:
     """A model that knows the whole clip."""
     return parts(whole, window)
-
-
-def same(a: AVLatent, b: AVLatent) -> bool:
-    return torch.equal(a.video, b.video) and torch.equal(a.audio, b.audio)
 
 
 def random(window, begin, items, prompt="") -> AVLatent:
@@ -150,6 +147,18 @@ def test_each_window_has_the_prompt_of_what_is_new_in_it():
     script = Script(tuple((float(each.start), each.prompt) for each in segments))
     assert [script.of_window(window) for window in made] == ["first", "first", "then", "then", "last"]
     assert Script(script.parts[:1]).of_window(made[0]) == "then"
+    assert not script.unread(made)
+
+
+@pytest.mark.parametrize("starts, unread", [((0, 2, 99), [99]), ((0, 2, 2), [2]), ((0, 1.2, 1.4), [1.2])])
+def test_a_prompt_that_no_window_reads_is_told(starts, unread):
+    """One beyond the end of the clip, one of two at the same moment, one of two in the same window."""
+    script, made = (
+        Script(tuple((float(start), str(number)) for number, start in enumerate(starts))),
+        split_windows(97, FPS, 33, 16),
+    )
+    assert [float(said.split()[3]) for said in script.unread(made)] == unread
+    assert len(script.unread(made, 0.5)) == (starts[-1] == 99)
 
 
 # Joining

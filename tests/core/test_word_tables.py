@@ -18,14 +18,10 @@ from ltx2_core.mini.evaluate import GEMMA
 from ltx2_core.quantization import FORMATS, format_of, install_quantized_layers, matrix_shapes, plain_dtype, respell
 from ltx2_core.quantization.embedding import QuantizedEmbedding
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 TABLE = "embed_tokens"
 IDS = torch.tensor([[5, 3, 511, 3, 0, 130, 77]])
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def table_of(state: dict, shape: tuple[int, int]) -> QuantizedEmbedding:

@@ -34,6 +34,8 @@ from ltx2_core.quantization import (
     stored_weights,
 )
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 MINIATURE = open_models("miniature")
 CHECKPOINT, GEMMA = MINIATURE.files[0].path, MINIATURE.text_encoder
 BLOCKS = ".transformer_blocks."
@@ -44,12 +46,6 @@ ALLOWED = {
     "int8 of quanto": 0.02, "int8 of bitsandbytes": 0.02, "nvfp4": 0.15, "mxfp8": 0.05, "w4a8": 0.2, "w4a4": 0.25,
     "nf4": 0.2,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def streams():

@@ -23,6 +23,11 @@ def pictures_in(paths: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in paths])
 
 
+def pictures(server: Server, run: Run) -> np.ndarray:
+    """What the node "pictures" saved in a run that succeeded, (F, H, W, 3), 0..255."""
+    return pictures_in(saved(server, run, "pictures"))
+
+
 def sound_in(path: Path) -> tuple[np.ndarray, int]:
     """The samples (channels, time) of a file and their rate."""
     with av.open(str(path)) as file:

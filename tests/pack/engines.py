@@ -1,6 +1,7 @@
 """Runs inside ComfyUI's own Python: one request, by the engine of the core and by that of the pack.
 
-In the folder are tiny models. Prints hashes of what each engine made as JSON, and which stages streamed their weights.
+In the folder are tiny models. Prints hashes of what each engine made as JSON, which stages streamed their weights, and
+what keeps steps of the host's transformer from being CUDA graphs.
 """
 
 import json
@@ -57,7 +58,11 @@ class Networks:
 
 
 made = {"local": digest(generate.run(opened, request_of(core, upscaler)))}
-made["host"], _ = Networks().clip(engine.HostEngine)
+known = Networks()
+made["host"], _ = known.clip(engine.HostEngine)
+transformer = known.model.network(part("ltx2_core.pipeline.stage").TRANSFORMER).built().modules[0]
+with transformer.graphed() as graphed:
+    obstacle = graphed._lasting_obstacle(torch.device("cpu"))
 part("nodes.host").ram = lambda: (20 * 2**30, 3 * 2**30)  # of which a tenth of the whole stays free
 made["host, little RAM"], in_ram = Networks().clip(Tight)
 on_a_card = None
@@ -77,4 +82,5 @@ devices.working_together = counted
 on_a_card = Networks(CARD, CARD)
 made["host, three cards"], _ = on_a_card.clip(engine.HostEngine)
 made["host, three cards again"], _ = on_a_card.clip(Tight)
-print(json.dumps({"made": made, "streamed": tight.streamed, "in RAM": in_ram.streamed, "twins": twins}))
+streamed = {"streamed": tight.streamed, "in RAM": in_ram.streamed}
+print(json.dumps({"made": made, **streamed, "twins": twins, "graphs": obstacle}))

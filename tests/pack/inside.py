@@ -48,6 +48,7 @@ def pretend_card(nbytes: int, loaded_bytes, kernel_workspace: int = 0) -> None:
     mm.get_free_memory = free
     mm.is_device_cpu = lambda device: device == torch.device("cpu")
     mm.minimum_inference_memory = mm.extra_reserved_memory = lambda: 0
+    mm.MAX_PINNED_MEMORY = 2**40
     mm.vram_state, mm.lowvram_available = mm.VRAMState.NORMAL_VRAM, True
     mm.get_torch_device = lambda: CARD
     mm.soft_empty_cache = lambda force=False: None

@@ -37,3 +37,4 @@ def test_core_and_pack_make_the_same_clip(host, tmp_path):
     assert len({tuple(sorted(hashes.items())) for hashes in made.values()}) == 1, made
     assert len(made) == 7
     assert report["twins"] == [2] * 4  # sampling and refining, twice
+    assert not report["graphs"], "something keeps steps from being CUDA graphs"

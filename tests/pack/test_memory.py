@@ -41,5 +41,13 @@ def test_everything_goes_when_the_host_says_so_and_comes_back(report):
     assert report["again"]["resident"] == 10
 
 
+def test_the_host_makes_room_for_graphs(report):
+    assert report["asked"] == [25 * MB]
+
+
+def test_nothing_is_planned_to_be_pinned_where_the_host_does_not_pin(report):
+    assert report["pinned"] == [32 * 2**30, 0]
+
+
 def test_no_number_changes_wherever_the_weights_were(report):
     assert report["equal"] and report["weights"] == 80 * MB

@@ -1,10 +1,8 @@
 """Guidance, recipes, samplers and parts of a schedule, on the graph."""
 
 import pytest
-from pack.client import Prompt, Run
-from pack.clip import pictures_in, saved
-from pack.host import Server
-from pack.workflow import add, change, node
+from pack.clip import pictures
+from pack.workflow import add, change, node, with_pictures
 
 pytestmark = pytest.mark.comfy
 
@@ -20,17 +18,6 @@ SAMPLERS = [
 ]
 
 
-def with_pictures(prompt: Prompt) -> Prompt:
-    """Save the frames without loss instead of the video."""
-    del prompt[node(prompt, "SaveVideo")]
-    images = [node(prompt, "LTX2AVDecode"), 1]
-    return add(prompt, pictures=("SaveImage", {"images": images, "filename_prefix": "pictures"}))
-
-
-def frames(server: Server, run: Run):
-    return pictures_in(saved(server, run, "pictures"))
-
-
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m"])
 def test_two_samplers_in_a_row_give_what_one_gives(server, client, prompt, sampler):
     first, decode = node(prompt, "LTX2AVSample"), node(prompt, "LTX2AVDecode")
@@ -42,12 +29,12 @@ def test_two_samplers_in_a_row_give_what_one_gives(server, client, prompt, sampl
     prompt[decode]["inputs"]["latent"] = ["second", 0]
     split = client.run(add(prompt, second=("LTX2AVSample", second)))
     assert "second" in split.executed
-    assert (frames(server, split) == frames(server, whole)).all()
+    assert (pictures(server, split) == pictures(server, whole)).all()
 
 
 def test_every_sampler_runs_and_they_differ(server, client, prompt):
     with_pictures(change(prompt, LTX2AVSample={"seed": 22}, LTX2AVSchedule={"steps": 3}))
-    made = [frames(server, client.run(change(prompt, LTX2AVSample={"sampler": name}))) for name in SAMPLERS]
+    made = [pictures(server, client.run(change(prompt, LTX2AVSample={"sampler": name}))) for name in SAMPLERS]
     assert all((one != other).any() for i, one in enumerate(made) for other in made[:i])
 
 
@@ -55,7 +42,7 @@ def test_eta_says_how_much_of_the_noise_is_new(server, client, prompt):
     """At 0 an ancestral step is a plain one."""
     with_pictures(change(prompt, LTX2AVSample={"seed": 22}, LTX2AVSchedule={"steps": 3}))
     made = [
-        frames(server, client.run(change(prompt, LTX2AVSample={"sampler": sampler, "eta": eta}))).astype(int)
+        pictures(server, client.run(change(prompt, LTX2AVSample={"sampler": sampler, "eta": eta}))).astype(int)
         for sampler, eta in (
             ("euler", 1.0),
             ("euler_ancestral", 0.0),
@@ -71,20 +58,20 @@ def test_guidance_takes_the_place_of_the_sliders(server, client, prompt):
     """Through the sliders, through one guidance node, and through two that divide the streams between them."""
     model = [node(prompt, "LTX2AVLoadModel"), 0]
     with_pictures(change(prompt, LTX2AVSample={"seed": 23, "text_scale": 2.0, "cross_modal_scale": 4.0}))
-    by_sliders = frames(server, client.run(prompt))
+    by_sliders = pictures(server, client.run(prompt))
 
     scales = {"model": model, "text_scale": 2.0, "cross_modal_scale": 4.0, "stg_scale": 0.0, "rescale": 0.0}
     change(prompt, LTX2AVSample={"text_scale": 9.0, "cross_modal_scale": 9.0, "guidance": ["guidance", 0]})
     add(prompt, guidance=("LTX2AVGuidance", scales | {"stream": "both"}))
-    assert (frames(server, client.run(prompt)) == by_sliders).all()
+    assert (pictures(server, client.run(prompt)) == by_sliders).all()
 
     add(prompt, picture=("LTX2AVGuidance", scales | {"stream": "video"}))
     add(prompt, guidance=("LTX2AVGuidance", scales | {"stream": "audio", "guidance": ["picture", 0]}))
-    assert (frames(server, client.run(prompt)) == by_sliders).all()
+    assert (pictures(server, client.run(prompt)) == by_sliders).all()
 
     late = scales | {"stream": "both", "text_scale": 1.0, "up_to_sigma": 0.9, "guidance": ["picture", 0]}
     add(prompt, guidance=("LTX2AVGuidance", late))
-    assert (frames(server, client.run(prompt)) != by_sliders).any()
+    assert (pictures(server, client.run(prompt)) != by_sliders).any()
 
 
 def test_a_recipe_says_what_it_chose(server, client, prompt):

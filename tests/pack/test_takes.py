@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 from pack.client import Client, Prompt, Rejected
-from pack.clip import pictures_in, saved
+from pack.clip import pictures
 from pack.host import serve
-from pack.workflow import add, change, node
+from pack.workflow import add, change, node, with_pictures
 from safetensors import safe_open
 
 from ltx2_core.media.notes import SOURCE_TAG
@@ -15,22 +15,10 @@ from ltx2_core.media.notes import SOURCE_TAG
 pytestmark = pytest.mark.comfy
 
 
-def with_pictures(prompt: Prompt, **more: tuple[str, dict]) -> Prompt:
-    """Save the frames without loss instead of the video."""
-    del prompt[node(prompt, "SaveVideo")]
-    images = [node(prompt, "LTX2AVDecode"), 1]
-    return add(prompt, pictures=("SaveImage", {"images": images, "filename_prefix": "pictures"}), **more)
-
-
 def kept_in(server, name: str) -> str:
     """The only file that was kept under ``name``, as the list of the loader has it."""
     (path,) = (server.output / "takes").glob(f"{name}_*av_latent.safetensors")
     return f"output/takes/{path.name}"
-
-
-def frames(server, run):
-    assert run.end == "execution_success", run.error
-    return pictures_in(saved(server, run, "pictures"))
 
 
 def keep(source: str, name: str) -> tuple[str, dict]:
@@ -44,7 +32,7 @@ def load(file: str) -> tuple[str, dict]:
 def test_a_kept_latent_decodes_alike_also_after_a_restart(host, server, client, prompt, tmp_path):
     sampler, decode = node(prompt, "LTX2AVSample"), node(prompt, "LTX2AVDecode")
     with_pictures(change(prompt, LTX2AVSample={"seed": 31}), kept=keep(sampler, "whole"))
-    at_once = frames(server, client.run(prompt))
+    at_once = pictures(server, client.run(prompt))
     file = kept_in(server, "whole")
     with safe_open(server.output / file.removeprefix("output/"), framework="pt") as content:
         tags = json.loads(content.metadata()["tags"])
@@ -53,7 +41,7 @@ def test_a_kept_latent_decodes_alike_also_after_a_restart(host, server, client, 
     prompt = change(prompt, LTX2AVDecode={"latent": ["loaded", 0]})
     parts = [decode, node(prompt, "LTX2AVLoadModel"), "pictures"]
     later = add({name: prompt[name] for name in parts}, loaded=load(file))
-    assert (frames(server, client.run(later)) == at_once).all()
+    assert (pictures(server, client.run(later)) == at_once).all()
     assert "loaded" in client.run(later).cached
 
     base = tmp_path / "again"
@@ -64,7 +52,7 @@ def test_a_kept_latent_decodes_alike_also_after_a_restart(host, server, client, 
     change(later, LTX2AVLoadLatent={"file": "input/takes/moved_av_latent.safetensors"})
     with serve(host, base) as restarted:
         run = Client(restarted.address).run(later)
-        assert (frames(restarted, run) == at_once).all()
+        assert (pictures(restarted, run) == at_once).all()
         kept.write_bytes(kept.read_bytes()[:-1])
         assert "is damaged or was changed" in Client(restarted.address).run(later).error
 
@@ -73,18 +61,18 @@ def test_a_kept_latent_decodes_alike_also_after_a_restart(host, server, client, 
 def test_a_sampler_goes_on_from_a_kept_latent_to_the_bit(server, client, prompt, sampler):
     first = node(prompt, "LTX2AVSample")
     with_pictures(change(prompt, LTX2AVSample={"seed": 32, "sampler": sampler}, LTX2AVSchedule={"steps": 4}))
-    whole = frames(server, client.run(prompt))
+    whole = pictures(server, client.run(prompt))
 
     prompt[first]["inputs"]["end_step"] = 2
-    pictures = prompt.pop("pictures")
+    saving = prompt.pop("pictures")
     half = client.run(add(prompt, kept=keep(first, sampler)))
     assert half.end == "execution_success", half.error
     del prompt["kept"]
     second = prompt[first]["inputs"] | {"start_step": 2, "end_step": 0, "add_noise": False, "latent": ["loaded", 0]}
     prompt[first]["inputs"] = second
-    run = client.run(add(prompt, loaded=load(kept_in(server, sampler))) | {"pictures": pictures})
+    run = client.run(add(prompt, loaded=load(kept_in(server, sampler))) | {"pictures": saving})
     assert "stopped at noise level" in dict(run.texts)["loaded"]
-    assert (frames(server, run) == whole).all()
+    assert (pictures(server, run) == whole).all()
 
 
 def test_names_outside_the_two_folders_are_refused(client, prompt):
@@ -101,7 +89,7 @@ def test_the_hosts_own_nodes_keep_our_streams(server, client, prompt):
     """Its Save Latent takes no nested latents: each stream alone goes through a file, and both come together again."""
     sampler = node(prompt, "LTX2AVSample")
     with_pictures(change(prompt, LTX2AVSample={"seed": 33}))
-    at_once = frames(server, client.run(prompt))
+    at_once = pictures(server, client.run(prompt))
     add(prompt, apart=("LTXVSeparateAVLatent", {"av_latent": [sampler, 0]}))
     for number, stream in enumerate(("video", "audio")):
         prompt[stream] = {
@@ -118,7 +106,7 @@ def test_the_hosts_own_nodes_keep_our_streams(server, client, prompt):
     streams = {"video_latent": ["video", 0], "audio_latent": ["audio", 0]}
     add(prompt, both=("LTXVConcatAVLatent", streams))
     change(prompt, LTX2AVDecode={"latent": ["both", 0]})
-    assert (frames(server, client.run(prompt)) == at_once).all()
+    assert (pictures(server, client.run(prompt)) == at_once).all()
 
 
 def test_sizes_stand_in_names_and_files_are_numbered_as_by_the_host(server, client):

@@ -118,6 +118,13 @@ def change(prompt: Prompt, **inputs: dict[str, Any]) -> Prompt:
     return prompt
 
 
+def with_pictures(prompt: Prompt, **more: tuple[str, dict[str, Any]]) -> Prompt:
+    """Save the frames without loss, by the node "pictures", in place of the video; ``more`` as for ``add``."""
+    del prompt[node(prompt, "SaveVideo")]
+    images = [node(prompt, "LTX2AVDecode"), 1]
+    return add(prompt, pictures=("SaveImage", {"images": images, "filename_prefix": "pictures"}), **more)
+
+
 def content(prompt: Prompt) -> dict:
     """Without titles, and without the players that some pages send along with a sound or a video."""
     return {

@@ -7,20 +7,13 @@ from recorded.clips import CLIPS
 from recorded.platform import fingerprint
 from recorded.record import RECORDING, TOLERANCE, Recording, differences, facts_of
 
-import ltx2_core as ltx2
-
 RECORDED = Recording(FOLDER / "recorded_clips.json")
-
-
-@pytest.fixture(scope="module")
-def models():
-    return ltx2.open_models("miniature")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_clip_is_what_was_recorded(models, name):
-    clip = CLIPS[name](models)
+def test_a_clip_is_what_was_recorded(miniature, name):
+    clip = CLIPS[name](miniature)
     tensors = {
         "video latent": clip.latent.video,
         "audio latent": clip.latent.audio,

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ...quantization import split_companion
+from ...quantization import join_companion, split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .table import Keys, prefix_before, same, under
 from .text import AUDIO_CONNECTOR, DURATION_HEAD, TEXT_FEATURES, VIDEO_CONNECTOR
 from .transformer import TRANSFORMER
-from .video_vae import DIFFUSION_DECODER
+from .video_vae import DIFFUSION_DECODER, VIDEO_DECODER, VIDEO_ENCODER
 from .vocoder import VOCODER
 
 # Parts of names that diffusers changed.
@@ -69,7 +69,8 @@ _LATENTS = {
 }
 
 _MOST_LEVELS = 8  # of a video VAE
-_PROJECTED = re.compile(r"decoder\.up_blocks\.(\d)\.conv_in\.")
+_LEVEL = re.compile(r"(?:.*\.)?encoder\.down_blocks\.(\d+)\.")
+_PROJECTED = re.compile(r"(?:.*\.)?decoder\.up_blocks\.(\d)\.conv_in\.")
 _LAYER = same(["weight", "bias"])
 
 # Stands before a module that PyTorch has compiled, shared or wrapped: before a network, or each of its blocks.
@@ -88,19 +89,23 @@ def diffusers_name(name: str, parts: Mapping[str, str] = DIFFUSERS) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to name the tensors of a component otherwise than the official single file does."""
+    """One way to name the tensors of a component otherwise than the official single file does.
+
+    Of several prefixes in one file the shortest counts.
+    """
 
     marks: tuple[str, ...]  # one of these is in every such file, behind the prefix
     keys: Keys  # on our side: the official names
-    anywhere: bool = False  # whether anything may stand before its names, as what holds the network in a trainer
+    anywhere: bool = False  # whether anything may stand before its names, as what holds the network in a program
 
     def prefix_in(self, keys: Mapping[str, object]) -> str | None:
         """Return what stands before the names of this layout among ``keys``; None if they are not in it."""
         known = (prefix for prefix in self.keys.prefixes for mark in self.marks if prefix + mark in keys)
         if (prefix := next(known, None)) is not None or not self.anywhere:
             return prefix
-        prefix = prefix_before(self.marks[0], keys)
-        return None if prefix == TRANSFORMER.prefixes[0] else prefix  # which needs no other names
+        found = ((mark, prefix) for mark in self.marks if (prefix := prefix_before(mark, keys)) is not None)
+        mark, prefix = next(found, ("", None))
+        return None if prefix and self.keys.ours(prefix + mark, prefix) == prefix + mark else prefix  # official names
 
 
 def _bare(tables: Iterable[Keys], prefixes: tuple[str, ...] = ("",)) -> Keys:
@@ -163,9 +168,8 @@ def _diffusers_video_vae(encoder_levels: int, projected: frozenset[int]) -> Layo
         rows |= under(f"{up}.upsamplers.0.conv.conv", f"vae.decoder.up_blocks.{block}.conv.conv", _LAYER)
         rows |= _residuals(up, "", f"decoder.up_blocks.{block + 1}")
         block += 2
-    return Layout(
-        ("encoder.mid_block.resnets.0.conv1.conv.bias", "decoder.mid_block.resnets.0.conv1.conv.bias"), Keys(rows)
-    )
+    marks = "encoder.mid_block.resnets.0.conv1.conv.bias", "decoder.mid_block.resnets.0.conv1.conv.bias"
+    return Layout(marks, Keys(rows), anywhere=True)
 
 
 _TEXT = (TEXT_FEATURES, VIDEO_CONNECTOR, AUDIO_CONNECTOR)
@@ -181,9 +185,15 @@ LAYOUTS = (
     Layout(("video_connector.learnable_registers",), _diffusers(_TEXT)),
     Layout(("aggregate_embed.weight", "video_aggregate_embed.weight"), Keys(_PROJECTION)),
     Layout(
-        ("decoder.mid.block_1.conv1.conv.bias", "encoder.mid.block_1.conv1.conv.bias"),
-        Keys(_AUDIO, ("", "autoencoder.")),  # as ComfyUI saves it
+        (
+            "decoder.up_blocks.0.res_blocks.0.conv1.conv.bias",
+            "encoder.down_blocks.0.res_blocks.0.conv1.conv.bias",
+            "decoder.t_embedder.mlp.0.bias",
+        ),
+        _bare((VIDEO_ENCODER, VIDEO_DECODER, DIFFUSION_DECODER)),
+        anywhere=True,
     ),
+    Layout(("decoder.mid.block_1.conv1.conv.bias", "encoder.mid.block_1.conv1.conv.bias"), Keys(_AUDIO), anywhere=True),
     Layout(("conv_pre.bias", "bwe_generator.conv_pre.bias"), _bare((VOCODER,))),
     Layout(
         ("decoder.t_embedder.timestep_embedder.linear_1.bias",),
@@ -200,7 +210,7 @@ LAYOUTS = (
 def official_names(keys: Mapping[str, object]) -> dict[str, str]:
     """Return the official name of every tensor in a file, with its key there; what no layout knows keeps its name."""
     found = {unwrapped(key): key for key in keys}
-    levels = len({name.split(".")[2] for name in found if name.startswith("encoder.down_blocks.")})
+    levels = len({level[1] for name in found if (level := _LEVEL.match(name))})
     projected = {int(level[1]) for name in found if (level := _PROJECTED.match(name))}
     known = [*LAYOUTS, _diffusers_video_vae(min(max(levels, 1), _MOST_LEVELS), frozenset(projected))]
     layouts = [(layout, prefix) for layout in known if (prefix := layout.prefix_in(found)) is not None]
@@ -216,6 +226,5 @@ def _official(key: str, layouts: list[tuple[Layout, str]]) -> str:
     weight, suffix = split_companion(key)
     for layout, prefix in layouts:
         if layout.keys.knows(weight, prefix):
-            official = str(layout.keys.ours(weight, prefix))
-            return f"{official.removesuffix('weight')}{suffix}" if suffix else official
+            return join_companion(str(layout.keys.ours(weight, prefix)), suffix)
     return key

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 
 from ..autograd import needs_grad
 from . import blocked
@@ -38,11 +38,14 @@ def _generation() -> int:
 
 
 def _attend_with_cudnn() -> Function:
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    # ``sdpa_kernel`` would set what all threads see, in which other cards attend, and may leave it set.
+    ask: Any = torch.ops.aten._scaled_dot_product_cudnn_attention
 
     def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-        with sdpa_kernel(order, set_priority=True):
+        if not can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, False, False)):
             return attend_plainly(q, k, v, scale)
+        output: Tensor = ask(q, k, v, None, False, scale=scale)[0]
+        return output
 
     return attend
 

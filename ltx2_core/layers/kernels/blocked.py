@@ -29,8 +29,7 @@ def is_fast() -> bool:
 
     That asks MKL, which has such products for Intel's processors alone; where there is AMX, it takes that itself.
     """
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16")) and not found.get("amx_tile")
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not torch.cpu._is_amx_tile_supported()
 
 
 def load(other: Function) -> Function:

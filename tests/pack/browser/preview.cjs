@@ -5,7 +5,7 @@
 const { visit } = require("./page.cjs");
 
 visit(1250, async (page, { sampler, steps, screenshot }) => {
-  await page.waitForTimeout(1000); // until the nodes have their sizes
+  await page.waitForTimeout(2000); // until the nodes have their sizes
   const seen = { before: await page.evaluate(look, sampler) };
   await page.evaluate(run);
   await page.waitForFunction((count) => events.length >= count || window.end, steps, { timeout: 60000 });

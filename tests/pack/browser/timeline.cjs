@@ -61,7 +61,8 @@ async function refused(page) {
     const strip = document.querySelector(".ltx2av-strip");
     strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
   });
-  const said = page.locator(".p-toast-message", { hasText: "large.mp4" });
+  const toasts = `.p-toast-message, [data-testid="toast"]`; // of older and newer front ends
+  const said = page.locator(toasts, { hasText: "large.mp4" });
   return said.textContent({ timeout: 5000 });
 }
 

@@ -4,7 +4,7 @@
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { kind }) => {
-  await page.waitForTimeout(500);
+  await page.waitForTimeout(1500);
   const seen = { loaded: await page.evaluate(look, kind) };
   for (const way of ["by hand", "words"]) {
     await page.evaluate(choose, [kind, way]);

@@ -15,12 +15,12 @@ TEXT_ENCODING_REVISION = 1  # one more whenever the same prompt would be encoded
 TEXT_COMPONENTS = ("text_features", "video_connector", "audio_connector")
 
 
-def text_cache(
+def prompt_cache(
     folder: str | Path | bool | None,
     models: Models,
     encoder: TextEncoderFiles,
     dtype: torch.dtype,
-    components: Sequence[str] = TEXT_COMPONENTS,
+    components: Sequence[str],
     loras: Sequence[tuple[TensorFile, str]] = (),
     limit: int = LIMIT_BYTES,
 ) -> DiskCache:

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.kept_files import open_kept
-from ltx2_core.checkpoint.text_cache import text_cache
+from ltx2_core.checkpoint.prompt_cache import prompt_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
 from ltx2_core.errors import UnreadableFileError
@@ -76,7 +77,7 @@ def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, op
 def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
     def path(checkpoint=files[0], gemma=files[1], dtype=torch.bfloat16, components=("text_features",), prompt="a"):
         models, encoder = ltx2.open_models(checkpoint), open_text_encoder(gemma)
-        return text_cache(tmp_path, models, encoder, dtype, components).path(prompt)
+        return prompt_cache(tmp_path, models, encoder, dtype, components).path(prompt)
 
     assert len({open_text_encoder(files[1])}) == 1, "planners key their blueprints by it"
     moved = tmp_path / "elsewhere"
@@ -162,6 +163,28 @@ def test_where_it_lies_and_how_to_turn_it_off(files, tmp_path, monkeypatch, open
     assert main([*map(str, command)]) == 0 and "text_encoder" not in opened
     monkeypatch.delenv("LTX2_CACHE")
     assert cache_folder().is_absolute() and "ltx2-av" in cache_folder().parts
+
+
+def test_the_place_is_that_of_the_platform_and_a_user_without_a_home_has_none(tmp_path, monkeypatch):
+    """Such as one of a container, who has but a number."""
+    monkeypatch.delenv("LTX2_CACHE")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", str(tmp_path), 1))
+    for platform, variable, place in (
+        ("linux", "XDG_CACHE_HOME", ".cache/ltx2-av"),
+        ("darwin", "", "Library/Caches/ltx2-av"),
+        ("win32", "LOCALAPPDATA", "AppData/Local/ltx2-av/Cache"),
+    ):
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setenv(variable or "NO_VARIABLE", "relative")
+        assert cache_folder("prompts") == tmp_path / place / "prompts"
+        monkeypatch.setenv(variable or "NO_VARIABLE", str(tmp_path / "stated"))
+        assert variable == "" or cache_folder().parts[len(tmp_path.parts)] == "stated"
+        monkeypatch.delenv(variable or "NO_VARIABLE")
+        with monkeypatch.context() as homeless:
+            homeless.setattr(os.path, "expanduser", lambda path: path)
+            assert cache_folder("prompts") is None
+    monkeypatch.setenv("LTX2_CACHE", "~nobody-is-called-so/x")
+    assert cache_folder() is not None
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
