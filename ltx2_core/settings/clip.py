@@ -7,6 +7,7 @@ from typing import Annotated
 
 from ..conditioning.pictures import read_frames, read_strengths
 from ..errors import SettingError
+from ..errors.foreign import shown
 from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import RATIOS, SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size, size_of_ratio
 from ..sampling import Recipe
@@ -231,8 +232,8 @@ class ClipSettings(Checked):
             raise SettingError(f"length is {IN_SECONDS}, but seconds is 0: write how many.")
         if self.least_seconds > self.most_seconds:
             raise SettingError(
-                f"least_seconds is {self.least_seconds:g} and most_seconds {self.most_seconds:g}, between which there "
-                "is no length: make the first one smaller, or the second one larger."
+                f"least_seconds is {shown(self.least_seconds)} and most_seconds {shown(self.most_seconds)}, between "
+                "which there is no length: make the first one smaller, or the second one larger."
             )
 
     def automatic(self, has_picture: bool) -> "ClipSettings":

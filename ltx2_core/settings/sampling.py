@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Annotated
 
 from ..errors import SettingError, counted
+from ..errors.foreign import shown
 from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import SAMPLERS, AnyGuidance, Guidance, GuidanceBySigma, Recipe, StreamGuidance
@@ -128,8 +129,8 @@ class SamplingSettings(Checked):
         """Raise SettingError for another speed in a clip of windows, or one whose frame rate is raised."""
         if is_long and self.motion_speed != 1:
             raise SettingError(
-                f"motion_speed is {self.motion_speed:g}, which windows, segments and rounds do not know: make the clip "
-                "at once, or set it to 1."
+                f"motion_speed is {shown(self.motion_speed)}, which windows, segments and rounds do not know: make the "
+                "clip at once, or set it to 1."
             )
 
     def check_step_cache(self, steps: int) -> None:
