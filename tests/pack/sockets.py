@@ -45,9 +45,9 @@ def latent(pictures=1, sounds=1, size=(2, 2, 2), **more) -> dict:
     """A clip of nine frames; 0 of one stream is none of it, and -1 an empty one."""
     streams = []
     if pictures:
-        streams.append(torch.zeros(max(pictures, 0), 128, *size))
+        streams.append(torch.full((max(pictures, 0), 128, *size), 0.5))
     if sounds:
-        streams.append(torch.zeros(max(sounds, 0), 8, 9, 16))
+        streams.append(torch.full((max(sounds, 0), 8, 9, 16), 0.5))
     return {"samples": NestedTensor(streams) if len(streams) == 2 else streams[0], "fps": Fraction(24), **more}
 
 

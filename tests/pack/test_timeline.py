@@ -89,6 +89,12 @@ def latent_of(server, client, prompt: dict, name: str) -> dict:
 
 def test_a_strip_makes_what_separate_nodes_make(server, client, prompt):
     change(prompt, LTX2AVSchedule={"steps": 2})
+    add(
+        prompt,
+        film=("LoadVideo", {"file": "ltx2_example_clip.mp4"}),
+        begun=("LTX2AVEncode", {"model": [node(prompt, "LTX2AVLoadModel"), 0], "video": ["film", 0]}),
+    )
+    change(prompt, LTX2AVSample={"latent": ["begun", 0]})
     apart = copy.deepcopy(prompt)
     add(
         apart,
