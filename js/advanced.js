@@ -7,17 +7,33 @@ const ALWAYS = "Comfy.Node.AlwaysShowAdvancedWidgets"; // ComfyUI's own setting
 export function foldAdvanced(node) {
   const advanced = node.widgets?.filter((widget) => widget.options?.advanced) ?? [];
   if (!advanced.length) return;
-  for (const widget of advanced) {
-    Object.defineProperty(widget, "hidden", { configurable: true, get: () => isFolded(node, widget), set() {} });
-  }
+  const isNew = Boolean(advanced[0].visibility); // a front end of autumn 2026
+  if (isNew) foldByNode(node, new Set(advanced));
+  else for (const widget of advanced) foldByWidget(node, widget);
   const toggle = () => {
     node.showAdvanced = !node.showAdvanced;
     node.setSize([node.size[0], node.computeSize()[1]]);
     node.setDirtyCanvas(true, true);
   };
-  // Nodes 2.0 leaves widgets out whose options say so; the canvas does not ask them.
-  const button = node.addWidget("button", "advanced inputs", null, toggle, { serialize: false, hidden: true });
+  // For the canvas alone: that of older front ends does not ask whether a widget is hidden by its options.
+  const where = isNew ? { surfaces: { canvas: "shown", vueNode: "never", panel: "never" } } : { hidden: true };
+  const button = node.addWidget("button", "advanced inputs", null, toggle, { serialize: false, ...where });
   button.serialize = false;
+}
+
+// New front ends ask the node which widgets have a row and are seen; older ones ask the widgets.
+function foldByNode(node, advanced) {
+  const hasRoom = (widget) => !(advanced.has(widget) && isFolded(node, widget));
+  for (const question of ["isWidgetVisible", "isWidgetRowVisible"]) {
+    const before = node[question];
+    node[question] = (widget) => hasRoom(widget) && before.call(node, widget);
+  }
+  const { getLayoutWidgets } = node;
+  node.getLayoutWidgets = () => getLayoutWidgets.call(node).filter(hasRoom);
+}
+
+function foldByWidget(node, widget) {
+  Object.defineProperty(widget, "hidden", { configurable: true, get: () => isFolded(node, widget), set() {} });
 }
 
 /** Whether a widget has no room: one that a wire leads to always has. Nodes 2.0 has a button for the same choice. */
