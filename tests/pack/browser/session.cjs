@@ -4,6 +4,7 @@ const { visit, runToTheEnd } = require("./page.cjs");
 
 visit(1200, async (page, { nodes2, screenshot }) => {
   const prompt = await page.evaluate(async () => (await app.graphToPrompt()).output);
+  if (nodes2) await page.waitForTimeout(1000); // until the page has drawn its widgets
   const sliders = await page.evaluate(nodes2 ? slidersInPage : slidersOnCanvas);
   const run = await runToTheEnd(page);
   await page.waitForTimeout(1500); // until the video of the last node is drawn
