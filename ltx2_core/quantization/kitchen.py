@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ran_out
+from ..errors import first_line, ran_out
 from .stored import Format, QuantizedLinear, Shape, StoredWeight, round_once
 
 _log = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def _makes_gelu(format: KitchenFormat, device: torch.device, dtype: torch.dtype)
     except Exception as reason:
         if ran_out(reason):
             raise
-        _log.info("The GELU before %s on %s is made apart: %s", format.name, device, str(reason).split("\n")[0])
+        _log.info("The GELU before %s on %s is made apart: %s", format.name, device, first_line(reason))
         return False
     if not error <= format.tolerance:
         _log.warning(
