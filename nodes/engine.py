@@ -26,16 +26,16 @@ from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import free_ram, ram
+from ..ltx2_core.memory.ring import Link
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline import prepare
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
-from ..ltx2_core.pipeline.devices import Others, Twin, make_twins, shared_by
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import Prepared, ready
+from ..ltx2_core.pipeline.prepare import Prepared
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
@@ -368,7 +368,7 @@ class HostEngine(PlannedEngine):
     ):
         """Prepare for one node, which shows what is found; ``limits`` are from LTX-2 Memory Plan."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
-        self.resources = model.how
+        self.resources, self.other_devices = model.how, model.other_devices
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.findings: list[Finding] = []
@@ -402,7 +402,7 @@ class HostEngine(PlannedEngine):
     @property
     def blueprint(self) -> Blueprint:
         """The networks as shapes."""
-        return self.model.blueprint(self.gemma, self._wide).among(1 + len(self.model.other_devices))
+        return self.model.blueprint(self.gemma, self._wide).among(1 + len(self.other_devices))
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -419,12 +419,13 @@ class HostEngine(PlannedEngine):
             return self.gemma.dtype
         return self.model.dtype(key.components[0])
 
-    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
-        """Return what the host grants a stage that streams this network, at most what the limits say."""
-        return self._room_on(self.device(key))
-
-    def _room_on(self, device: torch.device) -> Room:
+    def room_on(self, device: torch.device) -> Room:
+        """Return what the host grants a stage of ``device``, at most what the limits say."""
         return host.room(device, self.limits, HostNetwork.copied_bytes())
+
+    def link_to(self, device: torch.device) -> Link:
+        """Return what brings weights to ``device``; the host does not manage the other ones, which are left behind."""
+        return link_to(device, self.pinned)
 
     def leave_cards(self) -> None:
         """Let all that ComfyUI has on its cards leave them, for other processes."""
@@ -456,24 +457,12 @@ class HostEngine(PlannedEngine):
         keys = [*stage.networks, *(preview.networks(self) if preview else ())]
         networks = {key: self._network(key, loras) for key in keys}
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
-        twins = self._twins(stage, prepared, self.loras if loras is None else loras)
         make_room = partial(self._make_room, list(networks.values()), work)
-        self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
-        with ready(prepared, placement, make_room) as result, shared_by(twins, result, self, placement) as shared:
+        with self.sharing(stage, placement, prepared, self.loras if loras is None else loras, make_room) as shared:
             self._tell(working(stage.name))
             if preview is not None:
-                preview.start(result, stage.name)
+                preview.start(shared, stage.name)
             yield shared
-
-    def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
-        """The shared network of a stage for the other devices, which the host does not manage: they are left behind."""
-        devices = self.model.other_devices
-        key = stage.shared_network(self.blueprint) if devices else None
-        if key is None or self.device(key) != self.device(TRANSFORMER):
-            return []
-        prepared[key].store.release()  # twins share what is at home
-        others = Others(devices, self.dtype(key), self._room_on, lambda device: link_to(device, host.PINNED))
-        return make_twins(stage, prepared[key], others, self.blueprint, self.load, loras)
 
     def _network(self, key: NetworkKey[Any], loras: Stack | None) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):

@@ -272,7 +272,7 @@ class _Load:
 def ready(
     networks: Mapping[NetworkKey[Any], Prepared],
     placement: Placement | None,
-    make_room: Callable[[Placement | None], None],
+    make_room: Callable[[Placement | None], None] | None = None,
 ) -> Iterator[Networks]:
     """Yield ``networks`` ready to run.
 
@@ -283,7 +283,7 @@ def ready(
     Args:
         networks: built.
         placement: of the first of them; None keeps weights where they are used.
-        make_room: called with the placement when all patches are known.
+        make_room: called with the placement when all patches are known; None gives the first network what that says.
 
     Raises:
         NotANumberError: what the networks made is not a number; if a weight is to blame, it is named.
@@ -294,7 +294,10 @@ def ready(
         each.store.patch(each.changes)
     if placement is not None:
         first.store.stream_by(placement.unit, placement.slots or 2)
-    make_room(placement)
+    if make_room is not None:
+        make_room(placement)
+    elif placement is not None:
+        first.store.set_budget(placement.weight_budget)
     try:
         with ExitStack() as stack:
             for each in networks.values():
