@@ -146,8 +146,8 @@ def upscale_latent(
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
     key, size, dtype = upscaler_key(upscaler), latent.shape.video_latent, upscaler.dtype
+    keyframes = len(latent.content.generated_frames)
     stage = Upscale(key, upscaler.config, size, dtype, latent.batch, keyframes, tones=second.tones)
     content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
     return latent.upscaled(content, fps)
