@@ -344,7 +344,7 @@ class LoadedModel:
         """Return the LoRAs on a network as it is built now."""
         first = prepared.modules[0]
         if first not in self._adapters:
-            self._adapters[first] = tuple(prepare.adapters_of(prepared.modules, key, self.loras, fuse=_fuses(device)))
+            self._adapters[first] = prepare.adapters_of(prepared.modules, key, self.loras, device)
         return self._adapters[first]
 
     @property
@@ -479,7 +479,7 @@ class HostEngine(PlannedEngine):
             adapters = self.model.adapters(key, built, network.device)
         else:
             stack = self.loras if loras is None else loras
-            adapters = tuple(prepare.adapters_of(built.modules, key, stack, fuse=_fuses(network.device)))
+            adapters = prepare.adapters_of(built.modules, key, stack, network.device)
         return Prepared(built.modules, built.store, adapters)
 
     def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:
@@ -513,8 +513,3 @@ class HostEngine(PlannedEngine):
 def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphLatent, plan: Plan | None) -> HostEngine:
     """Return the engine of a node that samples, with its preview."""
     return HostEngine(model, plan, preview=preview_of(node, latent, model.models))
-
-
-def _fuses(device: torch.device) -> bool:
-    """Return whether LoRAs change copies of weights, which the host's own view of a device decides."""
-    return prepare.fuses(device) and not mm.is_device_cpu(device)

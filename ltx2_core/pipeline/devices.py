@@ -28,7 +28,7 @@ from ..memory.twin import twin_of
 from ..transformer import Pass
 from .device_thread import concerns_all, why_left_out, working_on
 from .plan import place_stage
-from .prepare import Prepared, adapters_of, fuses, ready
+from .prepare import Prepared, adapters_of, ready
 from .shared_tiles import SharedDecoder, SharedTiles
 from .stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
 
@@ -265,8 +265,7 @@ def make_twins(
         (network,) = map(twin_of, original.modules)
         arrival = arrival_on(device, engine.dtype(key))
         store = Store(network, device, link=engine.link_to(device), arrival=arrival, original=original.store)
-        adapters = adapters_of([network], key, loras, fuse=fuses(device))
-        prepared = Prepared((network,), store, tuple(adapters))
+        prepared = Prepared((network,), store, adapters_of([network], key, loras, device))
         twins.append(Twin(key, device, prepared, placement, rate_of(placement, room)))
     return twins
 

@@ -35,7 +35,7 @@ from .device_thread import working_on
 from .engine import PlannedEngine
 from .gain import describe_gain, describe_sharing
 from .plan import Plan
-from .prepare import Prepared, adapters_of, build_modules, folded_stack, fuses, joined
+from .prepare import Prepared, adapters_of, build_modules, folded_stack, joined
 from .processes import Processes, joined_processes
 from .stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 
@@ -267,7 +267,7 @@ class LocalEngine(PlannedEngine):
         modules, store = self._built[identity]
         if (processes := self._processes) is not None:
             store.exchanges = lambda: processes.exchanges
-        return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
+        return Prepared(modules, store, adapters_of(modules, key, loras, self._device))
 
     def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
         return key, self.dtype(key), folded_stack(key, loras, self.resources.fold_loras)

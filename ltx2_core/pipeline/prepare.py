@@ -99,10 +99,12 @@ def build_modules(
     return modules
 
 
-def adapters_of(modules: Sequence[nn.Module], key: NetworkKey[Any], loras: Stack, *, fuse: bool) -> list[LoraAdapter]:
-    """Return the LoRAs on each component of a network; networks that are no components have none."""
-    pairs = zip(modules, key.components)
-    return [LoraAdapter(module, for_component(loras, name), name, fuse=fuse) for module, name in pairs]
+def adapters_of(
+    modules: Sequence[nn.Module], key: NetworkKey[Any], loras: Stack, device: torch.device
+) -> tuple[LoraAdapter, ...]:
+    """Return the LoRAs on each component of a network on ``device``; networks that are no components have none."""
+    pairs, fuse = zip(modules, key.components), fuses(device)
+    return tuple(LoraAdapter(module, for_component(loras, name), name, fuse=fuse) for module, name in pairs)
 
 
 def fuses(device: torch.device) -> bool:
