@@ -25,7 +25,7 @@ from ..memory.placement import Placement, Rate, Room
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..memory.twin import twin_of
-from ..transformer import Pass
+from ..transformer import Pass, Velocities
 from .device_thread import concerns_all, why_left_out, working_on
 from .plan import place_stage
 from .prepare import Prepared, adapters_of, ready
@@ -35,7 +35,6 @@ from .stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey
 _log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-Velocities = tuple[Tensor | None, Tensor | None]
 Check = Callable[[], None]
 
 SHARED_TILES: dict[NetworkKey[Any], type[SharedTiles]] = {VIDEO_DECODER: SharedDecoder, VIDEO_ENCODER: SharedTiles}
