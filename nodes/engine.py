@@ -434,7 +434,7 @@ class HostEngine(PlannedEngine):
 
     def holds(self, key: NetworkKey[Any]) -> bool:
         """Return whether a network is built already."""
-        return self._network(key, None).patcher.store is not None
+        return self._network(key, self.loras).patcher.store is not None
 
     @property
     def spare_ram(self) -> int:
@@ -446,7 +446,7 @@ class HostEngine(PlannedEngine):
         return None if isinstance(stage.networks[0].source, ForeignUpscaler) else super().placement(stage)
 
     @contextmanager
-    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
         work = (need_of(stage, self.blueprint) if placement is None else placement.need).work_bytes
         if isinstance(source := stage.networks[0].source, ForeignUpscaler):
@@ -458,28 +458,27 @@ class HostEngine(PlannedEngine):
         networks = {key: self._network(key, loras) for key in keys}
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
         make_room = partial(self._make_room, list(networks.values()), work)
-        with self.sharing(stage, placement, prepared, self.loras if loras is None else loras, make_room) as shared:
+        with self.sharing(stage, placement, prepared, loras, make_room) as shared:
             self._tell(working(stage.name))
             if preview is not None:
                 preview.start(shared, stage.name)
             yield shared
 
-    def _network(self, key: NetworkKey[Any], loras: Stack | None) -> HostNetwork:
+    def _network(self, key: NetworkKey[Any], loras: Stack) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):
             return key.source.network
         if key == TEXT_ENCODER:
             return self._gemma.network
         return self.model.network(key, self.dtype(key), loras)
 
-    def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack | None) -> Prepared:
+    def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack) -> Prepared:
         if network.patcher.store is None:
             self._tell(reading(network.name))
         built = network.built()
-        if key != TEXT_ENCODER and (loras is None or loras == self.loras):
+        if key != TEXT_ENCODER and loras == self.loras:
             adapters = self.model.adapters(key, built, network.device)
         else:
-            stack = self.loras if loras is None else loras
-            adapters = prepare.adapters_of(built.modules, key, stack, network.device)
+            adapters = prepare.adapters_of(built.modules, key, loras, network.device)
         return Prepared(built.modules, built.store, adapters)
 
     def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:

@@ -55,8 +55,8 @@ class PlannedEngine(Engine, ABC):
         return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.resources)
 
     @abstractmethod
-    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
-        """Bring the networks of ``stage`` to where they run, with ``loras`` or those of the model, as a context."""
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> AbstractContextManager[Networks]:
+        """Bring the networks of ``stage`` to where they run, with ``loras``, as a context."""
 
     @abstractmethod
     def holds(self, key: NetworkKey[Any]) -> bool:
@@ -134,7 +134,7 @@ class PlannedEngine(Engine, ABC):
                 exact_float32(),
                 attending_with(self.resources.attention),
                 compiling(self.resources.torch_compile and TRANSFORMER in stage.networks),
-                self.bring(stage, placement, loras) as networks,
+                self.bring(stage, placement, self.loras if loras is None else loras) as networks,
                 self.graphing(stage, placement, networks),
                 reading_ahead(self, stage, self._plan, placement, self._read_ahead),
             ):

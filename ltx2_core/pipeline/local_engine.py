@@ -229,16 +229,15 @@ class LocalEngine(PlannedEngine):
         return own + (0 if self.models.text_encoder is None else self.encoder.parameters)
 
     @contextmanager
-    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> Iterator[Networks]:
         """Bring the networks of ``stage``, and leave the device afterwards.
 
         What no later stage of the plan works with is given up, and built anew if it is asked for all the same.
         """
         self.events.check()
-        stack = self.loras if loras is None else loras
-        prepared = {key: self._prepare(key, stack) for key in stage.networks}
+        prepared = {key: self._prepare(key, loras) for key in stage.networks}
         try:
-            with self.sharing(stage, placement, prepared, stack) as networks:
+            with self.sharing(stage, placement, prepared, loras) as networks:
                 if self._processes is not None and TRANSFORMER in prepared:
                     network = networks[TRANSFORMER]
                     together = SequenceParallel(network, network.config, self._processes)
@@ -248,7 +247,7 @@ class LocalEngine(PlannedEngine):
             for key, each in prepared.items():
                 each.store.release()
                 if not self._stays(stage, key):
-                    self._built.pop(self._identity(key, stack), None)
+                    self._built.pop(self._identity(key, loras), None)
 
     def _stays(self, stage: Stage, key: NetworkKey[Any]) -> bool:
         """Whether a network is used behind ``stage``, or by the next clip, for which folded LoRAs are not kept."""
