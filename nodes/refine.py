@@ -96,8 +96,9 @@ class RefineNode(Node):
         guidance, prompts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
         second = settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
         recipe = second.completed(recipe_of(model.models).refine, settings.get("conditions") or ())
-        engine = sampling_engine(cls, model, GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan"))
-        refined, report = refine_latent(engine, latent, prompts, second, recipe, seed, settings)
+        begin = GraphLatent(latent, prompt=GraphPrompt(positive))
+        engine = sampling_engine(cls, model, begin, settings.get("plan"))
+        refined, report = refine_latent(engine, begin, prompts, second, recipe, seed, settings)
         return io.NodeOutput(to_host_latent(refined), report)
 
 
@@ -131,8 +132,9 @@ class TwoStage(Node):
         begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
         larger = upscale_latent(HostEngine(model, plan), begin, upscaler_of(upscaler, model.models), None, second)
         refiner: LoadedModel = settings.pop("refine_model", None) or model
-        engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
-        refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)
+        large = GraphLatent(larger, prompt=begin.prompt)
+        engine = sampling_engine(cls, refiner, large, plan)
+        refined, report = refine_latent(engine, large, prompts, second, recipe, seed, settings, begin.content)
         return io.NodeOutput(to_host_latent(refined), report)
 
 

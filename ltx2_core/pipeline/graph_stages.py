@@ -25,7 +25,7 @@ from .decode_video import DecodeVideo
 from .encode_conditions import ConditionCache, check_keyframes, check_something_is_left
 from .generate import recipe_of
 from .grade import prepare_encoding
-from .graph import NO_PICTURE, Conditioning, GraphLatent, GraphPrompt, Latent, LongClipPlan, script_of
+from .graph import NO_PICTURE, Conditioning, GraphLatent, Latent, LongClipPlan, script_of
 from .long import sampled_size, texts_at_once
 from .plan import Plan, plan_stages
 from .raise_rate import RaiseRate
@@ -154,14 +154,14 @@ def upscale_latent(
 
 
 def refine_latent(
-    engine: GraphEngine, large: Latent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
+    engine: GraphEngine, latent: GraphLatent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
     seed: int, settings: dict[str, Any], small: AVLatent | None = None
 ) -> tuple[Latent, str]:  # fmt: skip
     """Refine a latent in tiles.
 
     Args:
         engine: of the transformer.
-        large: what to refine.
+        latent: what to refine.
         prompts: the prompt, and the negative one if there is one.
         second: the settings of the second stage.
         recipe: what these and the model's own recipe come to.
@@ -175,8 +175,7 @@ def refine_latent(
     Raises:
         SettingError: for a latent without a picture, and where a negative prompt is missing.
     """
-    latent = GraphLatent(large, prompt=GraphPrompt(prompts[0])).read_by(engine.models)
-    if not latent.has_picture:
+    if not latent.read_by(engine.models).has_picture:
         raise SettingError(NO_PICTURE)
     conditions = settings.get("conditions") or ()
     held = second.held if latent.content.audio is not None else ()
