@@ -18,7 +18,6 @@ from ..latents import AVLatent
 from ..memory.machine import Machine
 from ..sampling import Guidance, Recipe, Step, StreamGuidance, schedules
 from ..sampling import Refine as RefineRecipe
-from ..sampling.tiles import TileSettings
 from ..settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
 from ..upscaler import UpscalerConfig
 from .decode_video import DecodeVideo
@@ -155,7 +154,7 @@ def upscale_latent(
 
 def refine_latent(
     engine: GraphEngine, latent: GraphLatent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
-    seed: int, settings: dict[str, Any], small: AVLatent | None = None
+    seed: int, conditions: Sequence[Condition], small: AVLatent | None = None
 ) -> tuple[Latent, str]:  # fmt: skip
     """Refine a latent in tiles.
 
@@ -166,7 +165,7 @@ def refine_latent(
         second: the settings of the second stage.
         recipe: what these and the model's own recipe come to.
         seed: of the noise.
-        settings: values of the widgets for tiles, and what is given as ``conditions``.
+        conditions: what is given.
         small: the latent of the first stage, which a detailing IC-LoRA follows.
 
     Returns:
@@ -177,13 +176,12 @@ def refine_latent(
     """
     if not latent.read_by(engine.models).has_picture:
         raise SettingError(NO_PICTURE)
-    conditions = settings.get("conditions") or ()
     held = second.held if latent.content.audio is not None else ()
     if small is not None and small.video is not None:
         held = (*second.followed(small.video, latent.shape.video_latent, engine.loras), *held)
     items, state = given_in(engine, latent, second.given(conditions), *held)
-    tiles, loras = settings_from(TileSettings, settings), second.kept_loras(engine.loras, conditions)
-    stage = Refine.of(recipe, SamplingSettings(seed=seed), tiles, state, loras, latent.drawn_by_first)
+    loras = second.kept_loras(engine.loras, conditions)
+    stage = Refine.of(recipe, SamplingSettings(seed=seed), second.tiles, state, loras, latent.drawn_by_first)
     _check_negative(stage.sampling, prompts)
     stage = engine.fit(stage)
     script = script_of(engine, prompts[0], prompts[1] if stage.sampling.needs_negative else None)
