@@ -42,7 +42,17 @@ from ..settings import (
 from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .conditions import Sources, audio_source, beside, own_fps, path_of, read_conditions, space_of, video_source
+from .conditions import (
+    Sources,
+    audio_source,
+    beside,
+    own_fps,
+    path_of,
+    read_conditions,
+    shows_whole,
+    space_of,
+    video_source,
+)
 from .flags import Command, destination, given
 
 _log = logging.getLogger(__name__)
@@ -94,7 +104,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     for each in filter(None, (guidance, second.guidance)):
         check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, sources = read_clip(options)
-    clip = snapped(clip, second.step)
+    clip = snapped(clip, second.step, sizes=not shows_whole(options))
     long = long_of(options, strip)
     if options.prompt is None and (long is None or not long.segments):
         raise SettingError(
@@ -304,14 +314,16 @@ def long_of(options: argparse.Namespace, strip: Timeline | None) -> LongClip | N
     return LongClip(Windowing(**windows), segments, options.resume)
 
 
-def snapped(clip: ClipSettings, step: int) -> ClipSettings:
+def snapped(clip: ClipSettings, step: int, sizes: bool = True) -> ClipSettings:
     """Return the clip with the nearest sizes that LTX-2 can make, and log what was changed.
 
     Args:
         clip: what is not set in it stays so.
         step: what width and height must be multiples of.
+        sizes: whether width and height are; else they stay, and a larger clip is cut to them.
     """
-    rules = {"width": f"a multiple of {step}", "height": f"a multiple of {step}", "frames": "8 k + 1"}
+    rules = {"width": f"a multiple of {step}", "height": f"a multiple of {step}"} if sizes else {}
+    rules["frames"] = "8 k + 1"
     changed: dict[str, Any] = {}
     for name, rule in rules.items():
         asked = getattr(clip, name)

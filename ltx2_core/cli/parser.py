@@ -329,11 +329,12 @@ def _conditions(command: Command) -> None:
 def _references(group: Group) -> None:
     group.add("--reference-video", action="append", default=[], metavar="FILE",
               covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames",
-                                       "outpaint", "margin")},
+                                       "outpaint", "margin", "edges")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
               "temporal_scale=..,grow=..,grow_frames=..,start=..,seconds=.. (default: 1, and scales as the LoRAs "
               "say); with :outpaint=around, left, right, top or bottom it is seen whole, and the in- and outpainting "
-              "IC-LoRA paints what is free of the clip, at least margin=.. of it")  # fmt: skip
+              "IC-LoRA paints what is free of the clip, at least margin=.. of it; with :edges=mirrored, or --hdr, it "
+              "is not cut to the shape of the clip, which may have any size, such as 1920 x 1080")  # fmt: skip
     group.add("--reference-mask", action="append", default=[], type=syntax.file_path, metavar="FILE",
               help="where a reference counts, white fully; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
