@@ -106,12 +106,8 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     clip, sources = read_clip(options)
     clip = snapped(clip, second.step, sizes=not shows_whole(options))
     long = long_of(options, strip)
-    if options.prompt is None and (long is None or not long.segments):
-        raise SettingError(
-            "There is no prompt: say what is to be seen and heard with --prompt, --segments FILE or --timeline FILE."
-        )
     return Request(
-        options.prompt or (long.segments[0].prompt if long is not None else ""),
+        _prompt_of(options, long),
         options.negative,
         clip=clip,
         conditions=tuple(read_conditions(options, clip, sources, models.version, loras, strip)),
@@ -126,10 +122,25 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         hq=options.hq,
         enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
         enhancer=options.enhancer,
+        encoded=options.encoded_prompt,
         blend=Blending(**given(options, Blending)) if options.blend else None,
         **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )
+
+
+def _prompt_of(options: argparse.Namespace, long: LongClip | None) -> str:
+    """What is to be seen and heard; of a prompt that is encoded already, its name. Raises SettingError without any."""
+    prompt: str | None = options.prompt
+    if prompt is None and options.encoded_prompt is not None:
+        prompt = options.encoded_prompt.name
+    if not prompt and long is not None and long.segments:
+        return long.segments[0].prompt
+    if prompt is None:
+        raise SettingError(
+            "There is no prompt: say what is to be seen and heard with --prompt, --segments FILE or --timeline FILE."
+        )
+    return prompt
 
 
 def decoding_of(options: argparse.Namespace, models: Models, command: Command) -> Request:

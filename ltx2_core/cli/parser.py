@@ -263,6 +263,8 @@ def _batch(command: Command) -> None:
 def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
+    group.add("--encoded-prompt", type=syntax.file_path, metavar="FILE",
+              help="the prompt as the official code encoded it, as it comes with the HDR IC-LoRA")  # fmt: skip
     group.add("--enhance", action="store_true",
               help="let Gemma make the prompt longer before it is read, and look at the --image that the clip begins "
               "with; what it writes is shown, and not used if it leaves out what the prompt says")  # fmt: skip

@@ -94,7 +94,7 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine if grading is None else in_full_precision(engine)
-    cache = contexts_cache(engine, request.resources.cache)
+    cache = contexts_cache(engine, request.resources.cache if request.encoded is None else None)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
 

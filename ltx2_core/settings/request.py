@@ -65,6 +65,7 @@ class Request:
         resources: devices, memory, formats and caches.
         enhance: lets a language model make the prompt longer, which looks at a picture at frame 0; None leaves it.
         enhancer: file of that model; None takes the text encoder.
+        encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then.
         blend: shows the reference as it is wherever no part of it was made anew; None shows what was made.
         hdr: space of a clip of HDR; None makes an ordinary one.
         high_quality: shows each frame of a reference twice.
@@ -87,6 +88,7 @@ class Request:
     resources: Resources = Resources()
     enhance: Enhancing | None = None
     enhancer: Path | None = None
+    encoded: Path | None = None
     blend: Blending | None = None
     hdr: Annotated[
         str | None,
