@@ -56,6 +56,7 @@ def full() -> Take:
         drawn=(1536, 1152),
         times=2,
         seams=((2, 3, 4), ([9], [], [64, 96])),
+        shown=(120, 90),
         tags={"prompt": '{"1": "a ball"}', "software": "here", "workflow": '{"nodes": []}'},
         made_by="2.3",
     )
