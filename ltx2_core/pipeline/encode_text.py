@@ -65,26 +65,26 @@ class ReadPrompts(Stage):
         """Measure one reading, written down rather than traced, of prompts that fill all tokens.
 
         Per layer and token a reading moves about 40 states and 9 hidden rows of the feed-forward (counted in
-        text/gemma.py); quantised matrices are expanded one at a time, which moves seven bytes per number.
+        text/gemma.py); quantised matrices are expanded one at a time, which moves seven bytes per number and prompt.
         """
         gemma = blueprint.gemma
         assert gemma is not None
         encoder = blueprint.network("text_encoder")
         itemsize = encoder.model.norm.weight.itemsize
         tokens = self.prompts * LENGTH
-        state = tokens * gemma.width * itemsize
+        state, row = tokens * gemma.width * itemsize, (gemma.width + gemma.hidden) * itemsize
         modules = dict(encoder.model.layers.named_modules())
         shapes = {name.removesuffix(".weight"): shape for name, shape in matrix_shapes(encoder.model.layers).items()}
         matrices = {name: math.prod(shape) for name, shape in shapes.items() if name in modules}
         expanded = [size for name, size in matrices.items() if format_of(modules[name])]
         reading = Cost(
-            peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
+            peak=(gemma.layers + 3) * state + 3 * row * LENGTH + 2 * max(expanded, default=0),
             products=2 * tokens * sum(matrices.values()),
             attention=4 * tokens * LENGTH * gemma.query_width,
-            moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
+            moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * self.prompts * sum(expanded),
         )
-        # Which tokens see which, for both kinds of layers, what that is made from, and as numbers for the scores.
-        visible = (3 + itemsize) * self.prompts * LENGTH * LENGTH
+        # Which tokens of each prompt see which, for both kinds of layers; the last is made from distances of 8 bytes.
+        visible = (2 * self.prompts + 7) * LENGTH * LENGTH
         return StageNeed(self.name, blueprint.weights("text_encoder"), reading, visible)
 
     def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:

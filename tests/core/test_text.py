@@ -330,3 +330,19 @@ def test_prompts_without_padding_are_read_like_padded_ones(tiny_files, version):
         rows = mask[number].bool()
         compare("prompts without padding (video)", features.video[0], video[number, rows], 2e-6)
         compare("prompts without padding (audio)", features.audio[0], audio[number, rows], 2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_prompt_is_read_to_the_same_bits_whatever_is_read_with_it(tiny_files, version):
+    """So a clip of a batch, or with a prompt that is kept, is that of ``generate`` alone."""
+    files = open_text_encoder(tiny_files(version)[2])
+    encoder, prompts = (
+        build_text_encoder(files, torch.float32),
+        ["a red ball bounces twice on the left", "", "blue " * 70],
+    )
+    together = compute_hidden_states(encoder, files.tokenizer(), prompts)
+    for number, prompt in enumerate(prompts):
+        alone = compute_hidden_states(encoder, files.tokenizer(), [prompt])
+        for state, other in zip(alone.states, together.states, strict=True):
+            assert torch.equal(state[0], other[number, -alone.lengths[0] :])
