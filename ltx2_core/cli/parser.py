@@ -223,7 +223,7 @@ def _target(command: Command) -> None:
               "added where there is such a file already")  # fmt: skip
     group.add("--overwrite", action="store_true", help="replace a file that is there already")
     group.add("--like", type=syntax.file_path, metavar="FILE",
-              help="take all settings that are not given here from this clip, sound or folder of pictures")  # fmt: skip
+              help="take all settings that are not given here from this clip, sound, folder of pictures or latent")  # fmt: skip
     group.add("--save-latent", type=syntax.new_path, metavar="FILE",
               help="keep the latent in this .safetensors file before it is decoded, so that a decode that fails costs "
               "a decode; LTX-2 Load AV Latent lists those whose names end in av_latent.safetensors")  # fmt: skip

@@ -10,8 +10,11 @@ from ..errors.foreign import parse_json
 from ..fields import did_you_mean
 from ..media import read_tags
 from ..media.notes import DIGEST_TAG, SETTINGS_TAG, VERSION
+from ..pipeline.takes import load_take
 from .flags import ONE, REPEATED, SEVERAL, SWITCH, YES, Command
 from .syntax import switch
+
+LATENTS = ".safetensors"  # how files of latents end
 
 Value = str | bool | list[str]
 Values = dict[str, Value]
@@ -166,14 +169,14 @@ def notes_of(values: Mapping[str, Value], model: str, digest: str) -> dict[str, 
 
 
 def values_in(path: Path, command: Command) -> Values:
-    """Return the settings that the file of a clip says it was made with.
+    """Return the settings that the file of a clip, or of a latent, says it was made with.
 
     Raises:
         MediaError: it says none.
         SettingError: it names a setting that there is not, as files of a later version may.
         LTX2Error: it cannot be read.
     """
-    tags = read_tags(path)
+    tags = load_take(path).tags if path.suffix.lower() == LATENTS else read_tags(path)
     if SETTINGS_TAG not in tags:
         raise MediaError(f"{path.name} does not say with which settings it was made: choose a file that was made here.")
     return settings_of_tags(tags, path.name, command)

@@ -11,8 +11,10 @@ from typing import Any
 from ..checkpoint import Models
 from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
+from ..disk_cache import DiskCache
 from ..errors import CheckpointError, SettingError
 from ..fields import check_kinds
+from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import AUTO, CompleteRequest, Request, parameters_text
@@ -87,8 +89,10 @@ def settled(models: Models, request: Request, events: Events = Events()) -> Comp
 
 
 @clean_inference()
-def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> list[Clip]:
-    """Make the clips of a request in which nothing is open."""
+def run_complete(
+    models: Models, complete: CompleteRequest, engine: Engine, sampled: AVLatent | None = None
+) -> list[Clip]:
+    """Make the clips of a request in which nothing is open; of what an earlier try has ``sampled`` only the end."""
     request = complete.request
     _say_size(complete)
     grading = grade(models, request.loras, request.hdr)
@@ -97,12 +101,23 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
     cache = contexts_cache(engine, request.resources.cache)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
+    parameters = parameters_text(complete, _name_of(engine.models))
+    finish = replace(_finish(stages, engine, complete), grading=grading)
+    if sampled is None:
+        sampled = _sampled(complete, engine, stages, cache)
+        tags = {"parameters": parameters}
+        take = Take(sampled, complete.made.fps, seams=finish.seams, tags=tags, made_by=models.generation)
+        engine.events.on_latent(take)
+    return [finish.run(engine, each, parameters) for each in sampled.clips()]
 
+
+def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: DiskCache) -> AVLatent:
+    """The latent of a request, as it is decoded."""
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
     conditions = encode_all(complete.request.conditions, complete.shape, complete.streams, engine)
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
-    windows = stages.sample.window_cache(engine, request.resume, script.negative)
+    windows = stages.sample.window_cache(engine, complete.request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
     small = latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
     for upscale in stages.upscale:
@@ -116,12 +131,7 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
         latent, fps = each.upscale.run(engine, latent, fps)
         conditions = encode_all(complete.round_conditions(each.shape), each.shape, ("video",), engine)
         latent = each.refine.run(engine, latent, fps, script, conditions)
-    latent = latent.first(complete.made) if stages.rounds else latent
-    finish = replace(_finish(stages, engine, complete), grading=grading)
-    parameters = parameters_text(complete, _name_of(engine.models))
-    tags = {"parameters": parameters}
-    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags=tags, made_by=models.generation))
-    return [finish.run(engine, each, parameters) for each in latent.clips()]
+    return latent.first(complete.made) if stages.rounds else latent
 
 
 def _say_size(request: CompleteRequest) -> None:
