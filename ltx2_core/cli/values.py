@@ -1,6 +1,7 @@
 """The settings of a clip as names and plain values: of a command line, a line of a batch, a file that was made."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def values_of(words: Sequence[str], command: Command) -> Values:
         place = place if equals else end
         found[name] = _joined(found.get(name), taken, form)
     return found
+
+
+def repeated_in(words: Sequence[str], command: Command) -> list[str]:
+    """Return a sentence for each flag of a command line that counts once and is given more often."""
+    flags = (word.partition("=")[0] for word in words)
+    given = Counter(_form(flag[2:], command) for flag in flags if _is_flag(flag, command))
+    return [
+        f"--{name} is given {count} times: the last one counts{', so write all behind it' if form == SEVERAL else ''}."
+        for (name, form), count in given.items()
+        if count > 1 and form not in (REPEATED, YES)
+    ]
 
 
 def _joined(before: Value | None, taken: list[str], form: str) -> Value:

@@ -32,7 +32,7 @@ from ..text import (
     connect,
     extract_features,
 )
-from ..text.prompts import MADE_BY, UNPROCESSED
+from ..text.prompts import MADE_BY, UNPROCESSED, foreign_syntax
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
@@ -229,7 +229,7 @@ def read_features(engine: Engine, prompts: Sequence[str]) -> list[Features]:
 def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[Tensor]:
     """Return the joined features of ``prompts``, from disk if they are all there; ``keep`` puts them there.
 
-    Says which prompts are longer than what is read.
+    Says which prompts are longer than what is read, and what in them is of other programs.
     """
     cache = _cache_behind(engine, ("text_features",), keep)
     known = [cache.find(each) for each in prompts]
@@ -240,6 +240,8 @@ def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[
         for prompt, features in zip(prompts, encoded):
             cache.keep(prompt, features=features)
     for prompt, features in zip(prompts, encoded):
+        for sentence in foreign_syntax(prompt):
+            engine.events.on_remark(sentence)
         if features.shape[1] == LENGTH:
             engine.events.on_remark(
                 f"Of the prompt that begins with {prompt[:40]!r} only {LENGTH:,} tokens are read, some 700 words: make "

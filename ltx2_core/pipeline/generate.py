@@ -18,6 +18,7 @@ from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import AUTO, CompleteRequest, Request, parameters_text
+from ..text.prompts import foreign_syntax
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -94,7 +95,7 @@ def run_complete(
 ) -> list[Clip]:
     """Make the clips of a request in which nothing is open; of what an earlier try has ``sampled`` only the end."""
     request = complete.request
-    _say_size(complete)
+    _say_first(complete)
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine if grading is None else in_full_precision(engine)
@@ -134,7 +135,10 @@ def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: D
     return latent.first(complete.made) if stages.rounds else latent
 
 
-def _say_size(request: CompleteRequest) -> None:
+def _say_first(request: CompleteRequest) -> None:
+    for prompt in (*(segment.prompt for segment in request.script), request.negative):
+        for sentence in foreign_syntax(prompt):
+            _log.warning(sentence)
     if seen := request.followed_picture:
         size = request.final.width, request.final.height
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
