@@ -33,6 +33,7 @@ from ltx2_core.media.notes import SOURCE_TAG
 from ltx2_core.pipeline import takes
 from ltx2_core.pipeline.finish import decode_take
 from ltx2_core.pipeline.graph import GraphLatent, latent_of_take
+from ltx2_core.pipeline.graph_stages import given_in
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, save_take
 from ltx2_core.sampling import Step
@@ -325,3 +326,12 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     ):
         assert main(["generate", *words, "--output", again]) == 2
         assert fact in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("own, chosen, shown", [(24, 120, 24), (24, 0, 24), (None, 30, 30)])
+def test_what_is_given_is_read_at_the_rate_that_a_latent_says(own, chosen, shown):
+    """Another rate, chosen for the sampler, is how fast things move: sounds and videos stay as long as the clip."""
+    asked, held = [], GraphLatent(latent_of_take(Take(latent(0), fps=own and Fraction(own))), chosen)
+    encode = SimpleNamespace(encode=lambda given, shape, *rest: asked.append(shape.fps) or [])
+    given_in(SimpleNamespace(conditions=encode, blueprint=None), held, [])
+    assert asked == [shown] and held.fps == (chosen or own)
