@@ -345,8 +345,17 @@ def test_files_that_lack_something_are_named(tmp_path):
     sound = write_audio(tmp_path / "sound.wav", ramp(24000), 24000)
     text = tmp_path / "notes.txt"
     text.write_text("no media")
+    stream = tmp_path / "stream.h264"
+    with av.open(str(silent)) as whole, av.open(str(stream), "w") as bare:
+        copied = bare.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            packet.stream = copied
+            if packet.dts is not None:
+                bare.mux(packet)
     for call, message in [
         (lambda: read_video(sound), "sound.wav has sound but no pictures"),
+        (lambda: VideoSource(sound).size(), "sound.wav has sound but no pictures"),
+        (lambda: VideoSource(stream).count(Fraction(24)), "stream.h264 does not say how long it is"),
         (lambda: read_audio(silent), "silent.mp4 is a video without sound"),
         (lambda: read_video(text), "notes.txt cannot be read as video or sound"),
         (lambda: [probe(text)], "notes.txt cannot be read as video or sound"),
