@@ -401,6 +401,7 @@ def test_segments_that_cannot_be_read(tmp_path):
         ("# nothing", "no segment"),
         ("0:75 a red ball", "Line 1 of segments.txt is '0:75 a red ball'"),
         ("0:0:0:1 a red ball", "minutes:seconds"),
+        ("0 a red ball\n-3 a blue one", "Line 2 of segments.txt: start is -3"),
     ):
         path.write_text(text)
         with pytest.raises(SettingError, match=fact):
