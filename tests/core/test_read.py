@@ -1,6 +1,7 @@
 """What is read is what was meant: the right picture at the right time, upright, in its colours, with its sound."""
 
 import io
+import os
 import re
 import weakref
 from fractions import Fraction
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from timed_media import heard, mux, numbered, numbers, ramp
 
+from ltx2_core.cli.syntax import read_text
 from ltx2_core.conditioning import VideoSource
-from ltx2_core.errors import MediaError, SettingError
+from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
 from ltx2_core.media import probe, read, read_audio, read_picture, read_video, write_audio, write_video
 
 NTSC = Fraction(24000, 1001)
@@ -469,3 +471,10 @@ def test_interlaced_video_is_told(tmp_path, caplog):
         stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
         container.mux([*stream.encode(av.VideoFrame(720, 576, "yuv420p")), *stream.encode()])
     assert len(list(read_video(path))) == 1 and "clip.dv is interlaced" in caplog.text
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that opens and cannot be read is of Linux")
+@pytest.mark.parametrize("reader", [probe, read_picture, lambda path: read_text(path, "make it shorter")])
+def test_a_file_that_a_disk_fails_to_read_is_named(reader):
+    with pytest.raises(UnreadableFileError, match="/proc/self/mem cannot be read: Input/output error"):
+        reader(Path("/proc/self/mem"))
