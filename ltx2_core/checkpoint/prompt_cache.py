@@ -10,7 +10,7 @@ from .files import TensorFile, file_stamp
 from .models import Models
 from .text_encoder import TextEncoderFiles
 
-TEXT_ENCODING_REVISION = 1  # one more whenever the same prompt would be encoded to other numbers than before
+TEXT_ENCODING_REVISION = 2  # one more whenever the same prompt would be encoded to other numbers than before
 
 TEXT_COMPONENTS = ("text_features", "video_connector", "audio_connector")
 

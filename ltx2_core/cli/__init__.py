@@ -57,8 +57,8 @@ def _run(arguments: Sequence[str] | None, launch: Launch, tell: Tell) -> int:
 
 
 def _work(arguments: Sequence[str], launch: Launch) -> None:
-    options = parse(arguments)
     with lossy_output(), shown_log(), memory_told():
+        options = parse(arguments)
         check_command(options.command, launch)
         COMMANDS[options.command](options)
 

@@ -2,16 +2,17 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.versions import VERSIONS
-from ..errors import SettingError, UnreadableFileError
+from ..errors import LTX2Error, SettingError, UnreadableFileError
 from ..media import write_clip
-from ..media.notes import marked
+from ..media.notes import DIGEST_TAG, marked
 from ..pipeline.finish import Clip
-from ..pipeline.takes import Take, rescue_take
+from ..pipeline.takes import Take, load_take, rescue_take, rescued_takes
 from ..settings import ClipSettings
 from .flags import given
 from .values import Values, notes_of
@@ -54,12 +55,24 @@ def tagged(take: Take, values: Values, models: Models, digest: str) -> Take:
     return replace(take, tags=marked(tags_of(take.tags, values, models, digest)))
 
 
-def rescued(take: Take, output: Path) -> str:
-    """Keep the latent of a clip that cannot be decoded or written, and say where; empty if the disk refuses that."""
+def rescued(take: Take, output: Path, other_way: str = "") -> str:
+    """Keep the latent of a clip that cannot be decoded or written, and say where, and what decodes it besides.
+
+    Empty if the disk refuses that.
+    """
     try:
-        return f"What was sampled is kept: generate --latent {rescue_take(take, output)} decodes it."
+        return f"What was sampled is kept: generate --latent {rescue_take(take, output)} decodes it{other_way}."
     except UnreadableFileError:
         return ""
+
+
+def find_rescued(output: Path, digest: str) -> tuple[Path, Take] | None:
+    """Return the latent that was kept of a clip, of the settings and files that ``digest`` tells; None for none."""
+    for path in rescued_takes(output):
+        with suppress(LTX2Error, OSError):  # of a file that is damaged, or something else
+            if (take := load_take(path)).tags.get(DIGEST_TAG) == digest:
+                return path, take
+    return None
 
 
 def batch_size_of(options: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
 from .syntax import parse_lora
+from .values import LATENTS
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def kept_target(options: argparse.Namespace) -> Path | None:
         return None
     if options.latent is not None:
         raise SettingError(f"{options.latent.name} is kept already: leave --save-latent out.")
-    if options.save_latent.suffix.lower() != ".safetensors":
+    if options.save_latent.suffix.lower() != LATENTS:
         raise SettingError(f"--save-latent is {options.save_latent.name}; latents are kept as .safetensors files.")
     (target,) = _free(options.save_latent, 1, options.overwrite)
     check_place(target)

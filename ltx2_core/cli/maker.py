@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..pipeline.stage import Events
 from ..pipeline.takes import Take
 from ..settings import Request
 from .arguments import request_of
-from .clips import models_of, rescued, tagged, write_clips
+from .clips import find_rescued, models_of, rescued, tagged, write_clips
 from .lines import Job
 
 TRIES = 2  # of a clip that fails
@@ -84,35 +85,44 @@ class Maker:
         return read_ahead(models, completed(models, request), words, self._folder, self._events)
 
     def make(self, job: Job) -> Outcome:
-        """Make a clip and write it, if need be twice; what another try has finished is there already."""
+        """Make a clip and write it, if need be twice; what another try has finished, or sampled, is there already."""
         began, files = time.monotonic(), job.files
         if job.is_done:
             return Outcome(job.number, files, MADE)
-        self._take = None
+        found = find_rescued(job.targets[0], job.digest)
+        kept, self._take = found or (None, None)
         for attempt in range(1, TRIES + 1):
             try:
                 models, request = self._opened(job)
                 complete = settled(models, request, self._events)
                 engine, self._engine = next_engine(models, complete, self._events, self._engine), None
-                write_clips(job.targets, run_complete(models, complete, engine), job.values, models, job.digest)
+                sampled = None if self._take is None else self._take.content
+                clips = run_complete(models, complete, engine, sampled)
+                write_clips(job.targets, clips, job.values, models, job.digest)
                 self._engine = engine
+                if kept is not None:
+                    with suppress(OSError):
+                        kept.unlink()
                 return Outcome(job.number, files, MADE, round(time.monotonic() - began, 3))
             except Exception as error:  # whatever it is, the other clips are made
                 self._engine = None
                 if attempt == TRIES:
-                    reason = f"{sentence_of(error)} {self._rescued(job)}".rstrip()
+                    reason = f"{sentence_of(error)} {self._rescued(job, kept)}".rstrip()
                     return Outcome(job.number, files, FAILED, round(time.monotonic() - began, 3), reason)
         raise AssertionError(TRIES)
 
     def _sampled(self, take: Take) -> None:
         self._take = take
 
-    def _rescued(self, job: Job) -> str:
+    def _rescued(self, job: Job, kept: Path | None) -> str:
         """Where the latent of a clip that cannot be decoded or written is kept; empty if there is none."""
         if self._take is None:
             return ""
+        if kept is not None:
+            return f"What was sampled is still kept in {kept}."
         models, _ = self._opened(job)
-        return rescued(tagged(self._take, job.values, models, job.digest), job.targets[0])
+        take = tagged(self._take, job.values, models, job.digest)
+        return rescued(take, job.targets[0], ", and so does this batch when it is started again")
 
 
 def sentence_of(error: BaseException) -> str:

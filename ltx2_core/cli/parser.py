@@ -1,6 +1,7 @@
 """The parser: flags made from settings, in groups, with limits, units and defaults."""
 
 import argparse
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -43,7 +44,9 @@ from ..video_vae import Denoising, Tiling
 from . import syntax
 from .flags import Command, Group, Parser, Surface, described, flag_of, given, in_words, one_of
 from .tools import TOOLS
-from .values import merged, settings_of_tags, values_in, values_of, words_of
+from .values import merged, repeated_in, settings_of_tags, values_in, values_of, words_of
+
+_log = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples:
@@ -146,6 +149,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             raise SettingError(f"There is no command {words[0]}; possible are {', '.join(commands)}.{hint}")
         _refuse_unknown_flags(words[0], words[1:], commands[words[0]].flags)
     options = _parsed(parser, words, commands)
+    for sentence in repeated_in(words[1:], commands[options.command]):
+        _log.warning(sentence)
     if options.command in PAGES:
         options.values = values_of(words[1:], commands[options.command])
     if options.command == "generate" and (options.like is not None or options.latent is not None):
@@ -223,7 +228,8 @@ def _target(command: Command) -> None:
               "added where there is such a file already")  # fmt: skip
     group.add("--overwrite", action="store_true", help="replace a file that is there already")
     group.add("--like", type=syntax.file_path, metavar="FILE",
-              help="take all settings that are not given here from this clip, sound or folder of pictures")  # fmt: skip
+              help="take all settings that are not given here from this clip, sound, folder of pictures or "
+              "latent")  # fmt: skip
     group.add("--save-latent", type=syntax.new_path, metavar="FILE",
               help="keep the latent in this .safetensors file before it is decoded, so that a decode that fails costs "
               "a decode; LTX-2 Load AV Latent lists those whose names end in av_latent.safetensors")  # fmt: skip

@@ -378,7 +378,10 @@ def read_segments(path: Path) -> list[Segment]:
                 f"Line {count} of {path.name} is {line!r}; write seconds or minutes:seconds, then the prompt, such as "
                 "2.5 a dog barks or 1:02 a dog barks."
             ) from None
-        settings_of(Segment)["start"].check(found[-1].start)
+        try:
+            settings_of(Segment)["start"].check(found[-1].start)
+        except SettingError as error:
+            raise SettingError(f"Line {count} of {path.name}: {error}") from None
     if not found:
         raise SettingError(f"There is no segment in {path.name}; write seconds and a prompt in each line.")
     return found

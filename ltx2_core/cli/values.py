@@ -1,6 +1,7 @@
 """The settings of a clip as names and plain values: of a command line, a line of a batch, a file that was made."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from ..errors.foreign import parse_json
 from ..fields import did_you_mean
 from ..media import read_tags
 from ..media.notes import DIGEST_TAG, SETTINGS_TAG, VERSION
+from ..pipeline.takes import load_take
 from .flags import ONE, REPEATED, SEVERAL, SWITCH, YES, Command
 from .syntax import switch
+
+LATENTS = ".safetensors"  # how files of latents end
 
 Value = str | bool | list[str]
 Values = dict[str, Value]
@@ -55,6 +59,17 @@ def values_of(words: Sequence[str], command: Command) -> Values:
         place = place if equals else end
         found[name] = _joined(found.get(name), taken, form)
     return found
+
+
+def repeated_in(words: Sequence[str], command: Command) -> list[str]:
+    """Return a sentence for each flag of a command line that counts once and is given more often."""
+    flags = (word.partition("=")[0] for word in words)
+    given = Counter(_form(flag[2:], command) for flag in flags if _is_flag(flag, command))
+    return [
+        f"--{name} is given {count} times: the last one counts{', so write all behind it' if form == SEVERAL else ''}."
+        for (name, form), count in given.items()
+        if count > 1 and form not in (REPEATED, YES)
+    ]
 
 
 def _joined(before: Value | None, taken: list[str], form: str) -> Value:
@@ -166,14 +181,14 @@ def notes_of(values: Mapping[str, Value], model: str, digest: str) -> dict[str, 
 
 
 def values_in(path: Path, command: Command) -> Values:
-    """Return the settings that the file of a clip says it was made with.
+    """Return the settings that the file of a clip, or of a latent, says it was made with.
 
     Raises:
         MediaError: it says none.
         SettingError: it names a setting that there is not, as files of a later version may.
         LTX2Error: it cannot be read.
     """
-    tags = read_tags(path)
+    tags = load_take(path).tags if path.suffix.lower() == LATENTS else read_tags(path)
     if SETTINGS_TAG not in tags:
         raise MediaError(f"{path.name} does not say with which settings it was made: choose a file that was made here.")
     return settings_of_tags(tags, path.name, command)

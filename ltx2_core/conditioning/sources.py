@@ -106,7 +106,7 @@ class VideoSource(Checked):
             return self.source.shape[2], self.source.shape[1]
         size = probe(self.source).size
         if size is None:
-            raise MediaError("This file has sound but no pictures; choose a video.")
+            raise MediaError(f"{name_of(self.source)} has sound but no pictures; choose a video.")
         return size
 
     def count(self, fps: Fraction) -> int:
@@ -122,7 +122,7 @@ class VideoSource(Checked):
             return max(1, floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2)))
         length = probe(self.source).seconds
         if length is None:
-            raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
+            raise MediaError(f"{name_of(self.source)} does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
         if rest <= 0:
             raise MediaError(f"{name_of(self.source)} has no picture at {self.start:g} s; start earlier.")

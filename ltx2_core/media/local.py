@@ -3,14 +3,17 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from io import TextIOBase
+from io import BufferedReader, FileIO, TextIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
+from ..errors.files import not_read
 from .values import path_text
+
+T = TypeVar("T")
 
 Source = str | os.PathLike | BinaryIO
 
@@ -22,6 +25,24 @@ _ADDRESS = re.compile(
 )
 # Whatever a file that is read names inside (playlists do), FFmpeg opens nothing for it.
 READ_ALONE = {"protocol_whitelist": "none"}
+
+
+class _Local(FileIO):
+    """A file that errors of a disk which fails, or of a share that is gone, name; those of the system do not."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Fill ``buffer``. Raises UnreadableFileError."""
+        return self._named(super().readinto, buffer)
+
+    def readall(self) -> bytes:
+        """Read the rest. Raises UnreadableFileError."""
+        return self._named(super().readall)
+
+    def _named(self, read: Callable[..., T], *given: Any) -> T:
+        try:
+            return read(*given)
+        except OSError as error:
+            raise not_read(str(self.name), error) from error
 
 
 def open_local(path: str | os.PathLike) -> BinaryIO:
@@ -47,7 +68,7 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
         raise MediaError(f"{name} is {what}, and cannot be read as a file: choose a regular file.")
     try:
-        return open(path, "rb")
+        return BufferedReader(_Local(path))
     except OSError as error:
         raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it.") from error
 

@@ -12,6 +12,7 @@ from . import pyav as av
 
 # What is meant where only the number of channels is known; the order is that of WAV files.
 LAYOUTS = {3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_FILTER = 64  # samples that FFmpeg's resampler is given before it gives some; more where it lowers the rate
 
 
 def layout_of(channels: int, layout: str | None = None) -> str:
@@ -51,12 +52,19 @@ def _weights(layout: str) -> Tensor:
 
 
 def resampled(samples: np.ndarray, layout: str, target: str, rate: int, target_rate: int) -> np.ndarray:
-    """Return ``samples`` (C, N), floating-point, as FFmpeg brings them from one layout and rate to others."""
+    """Return ``samples`` (C, N), floating-point, as FFmpeg brings them from one layout and rate to others.
+
+    Of fewer than its filter is long it makes nothing: they go through it with silence behind them.
+    """
     form = "dbl" if samples.dtype == np.float64 else "flt"
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T).reshape(1, -1), format=form, layout=layout)
     frame.sample_rate = rate
     resampler = av.AudioResampler(form, target, target_rate)
     pieces = [samples_of(piece) for given in (frame, None) for piece in resampler.resample(given)]
+    if not pieces:
+        count, behind = samples.shape[1], _FILTER * -(-max(rate, target_rate) // target_rate)
+        longer = np.pad(samples, ((0, 0), (0, behind)))
+        return resampled(longer, layout, target, rate, target_rate)[:, : max(1, round(count * target_rate / rate))]
     return np.ascontiguousarray(np.concatenate(pieces, axis=1))
 
 

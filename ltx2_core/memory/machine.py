@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 GIB = 2**30
 DISK = 3e9  # bytes per second of a middling NVMe drive
 
+_CARDS = ("cuda", "xpu")  # kinds of devices with memory of their own that is counted
+
 # Of a card's memory, what its driver and a desktop keep, and what the first use of CUDA takes.
 OCCUPIED = 1_600_000_000
 # Left free on a card in use: a browser may want some more any time. Windows moves what no longer fits into RAM, which
@@ -273,7 +275,9 @@ def _measured(folder: Path | None) -> Remembered:
 
 
 def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {os.cpu_count()} threads"
+    if device.type in _CARDS:
+        return str(torch.get_device_module(device).get_device_name(device))
+    return f"{device.type} {os.cpu_count()} threads"
 
 
 def identity_of(device: torch.device) -> str:
@@ -288,12 +292,24 @@ def identity_of(device: torch.device) -> str:
 
 def usable(device: torch.device) -> int | None:
     """Return the bytes that this process may still take, a little left for others; None where they are not counted."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return max(0, torch.cuda.mem_get_info(device)[0] + held - _margin())
+    if device.type in _CARDS:
+        card = torch.get_device_module(device)
+        held = card.memory_reserved(device) - card.memory_allocated(device)
+        return max(0, _free(device) + held - _margin())
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory() - MARGIN)
     return None
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a card that no program has; where a driver (Intel) counts no others, those that this one has not."""
+    card = torch.get_device_module(device)
+    try:
+        return int(card.mem_get_info(device)[0])
+    except (RuntimeError, AttributeError):  # the latter of older PyTorch, for xpu
+        if device.type == "cuda":
+            raise
+        return int(card.get_device_properties(device).total_memory) - OCCUPIED - int(card.memory_reserved(device))
 
 
 def _margin() -> int:
@@ -308,7 +324,7 @@ def _probe(
     overlaps: bool,
     dtype: torch.dtype,
 ) -> Machine:
-    card = device.type == "cuda"
+    card = torch.get_device_module(device) if device.type in _CARDS else None
     side, tokens, size = (4096, 4096, 2**26) if card else (512, 256, 2**22)
 
     def rate(work: float, run: Callable[[], object]) -> float:
@@ -328,7 +344,7 @@ def _probe(
         _runs_per_second(lambda: (matrix @ matrix, block.copy_(host, non_blocking=True)), device, _WARM_UP_SECONDS)
     return Machine(
         name,
-        memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
+        memory=card.get_device_properties(device).total_memory if card else ram()[0],
         products=(products := rate(2 * side**3, lambda: matrix @ matrix)),
         products8=products if multiply8 is None else rate(2 * side8**3, multiply8),
         convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),

@@ -34,7 +34,7 @@ from ..text import (
     connect,
     extract_features,
 )
-from ..text.prompts import MADE_BY, UNPROCESSED
+from ..text.prompts import MADE_BY, UNPROCESSED, foreign_syntax
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
@@ -67,26 +67,26 @@ class ReadPrompts(Stage):
         """Measure one reading, written down rather than traced, of prompts that fill all tokens.
 
         Per layer and token a reading moves about 40 states and 9 hidden rows of the feed-forward (counted in
-        text/gemma.py); quantised matrices are expanded one at a time, which moves seven bytes per number.
+        text/gemma.py); quantised matrices are expanded one at a time, which moves seven bytes per number and prompt.
         """
         gemma = blueprint.gemma
         assert gemma is not None
         encoder = blueprint.network("text_encoder")
         itemsize = encoder.model.norm.weight.itemsize
         tokens = self.prompts * LENGTH
-        state = tokens * gemma.width * itemsize
+        state, row = tokens * gemma.width * itemsize, (gemma.width + gemma.hidden) * itemsize
         modules = dict(encoder.model.layers.named_modules())
         shapes = {name.removesuffix(".weight"): shape for name, shape in matrix_shapes(encoder.model.layers).items()}
         matrices = {name: math.prod(shape) for name, shape in shapes.items() if name in modules}
         expanded = [size for name, size in matrices.items() if format_of(modules[name])]
         reading = Cost(
-            peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
+            peak=(gemma.layers + 3) * state + 3 * row * LENGTH + 2 * max(expanded, default=0),
             products=2 * tokens * sum(matrices.values()),
             attention=4 * tokens * LENGTH * gemma.query_width,
-            moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
+            moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * self.prompts * sum(expanded),
         )
-        # Which tokens see which, for both kinds of layers, what that is made from, and as numbers for the scores.
-        visible = (3 + itemsize) * self.prompts * LENGTH * LENGTH
+        # Which tokens of each prompt see which, for both kinds of layers; the last is made from distances of 8 bytes.
+        visible = (2 * self.prompts + 7) * LENGTH * LENGTH
         return StageNeed(self.name, blueprint.weights("text_encoder"), reading, visible)
 
     def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:
@@ -258,7 +258,7 @@ def read_features(engine: Engine, prompts: Sequence[str]) -> list[Features]:
 def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[Tensor]:
     """Return the joined features of ``prompts``, from disk if they are all there; ``keep`` puts them there.
 
-    Says which prompts are longer than what is read.
+    Says which prompts are longer than what is read, and what in them is of other programs.
     """
     cache = _cache_behind(engine, ("text_features",), keep)
     known = [cache.find(each) for each in prompts]
@@ -269,6 +269,8 @@ def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[
         for prompt, features in zip(prompts, encoded):
             cache.keep(prompt, features=features)
     for prompt, features in zip(prompts, encoded):
+        for sentence in foreign_syntax(prompt):
+            engine.events.on_remark(sentence)
         if features.shape[1] == LENGTH:
             engine.events.on_remark(
                 f"Of the prompt that begins with {prompt[:40]!r} only {LENGTH:,} tokens are read, some 700 words: make "

@@ -11,11 +11,14 @@ from typing import Any
 from ..checkpoint import Models
 from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
+from ..disk_cache import DiskCache
 from ..errors import CheckpointError, SettingError
 from ..fields import check_kinds
+from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import AUTO, CompleteRequest, Request, parameters_text
+from ..text.prompts import foreign_syntax
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -87,22 +90,34 @@ def settled(models: Models, request: Request, events: Events = Events()) -> Comp
 
 
 @clean_inference()
-def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> list[Clip]:
-    """Make the clips of a request in which nothing is open."""
+def run_complete(
+    models: Models, complete: CompleteRequest, engine: Engine, sampled: AVLatent | None = None
+) -> list[Clip]:
+    """Make the clips of a request in which nothing is open; of what an earlier try has ``sampled`` only the end."""
     request = complete.request
-    _say_size(complete)
+    _say_first(complete)
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine if grading is None else in_full_precision(engine)
     cache = contexts_cache(engine, request.resources.cache if request.encoded is None else None)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
+    parameters = parameters_text(complete, _name_of(engine.models))
+    finish = replace(_finish(stages, engine, complete), grading=grading)
+    if sampled is None:
+        sampled = _sampled(complete, engine, stages, cache)
+        take = Take(sampled, complete.made.fps, seams=finish.seams, made_by=models.generation, shown=complete.shown)
+        engine.events.on_latent(replace(take, tags={"parameters": parameters}))
+    return [finish.run(engine, each, parameters) for each in sampled.clips()]
 
+
+def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: DiskCache) -> AVLatent:
+    """The latent of a request, as it is decoded."""
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
     conditions = encode_all(complete.request.conditions, complete.shape, complete.streams, engine)
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
-    windows = stages.sample.window_cache(engine, request.resume, script.negative)
+    windows = stages.sample.window_cache(engine, complete.request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
     small = latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
     for upscale in stages.upscale:
@@ -116,17 +131,13 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
         latent, fps = each.upscale.run(engine, latent, fps)
         conditions = encode_all(complete.round_conditions(each.shape), each.shape, ("video",), engine)
         latent = each.refine.run(engine, latent, fps, script, conditions)
-    latent = latent.first(complete.made) if stages.rounds else latent
-    finish = replace(_finish(stages, engine, complete), grading=grading)
-    parameters = parameters_text(complete, _name_of(engine.models))
-    tags = {"parameters": parameters}
-    engine.events.on_latent(
-        Take(latent, complete.made.fps, seams=finish.seams, shown=complete.shown, tags=tags, made_by=models.generation)
-    )
-    return [finish.run(engine, each, parameters) for each in latent.clips()]
+    return latent.first(complete.made) if stages.rounds else latent
 
 
-def _say_size(request: CompleteRequest) -> None:
+def _say_first(request: CompleteRequest) -> None:
+    for prompt in (*(segment.prompt for segment in request.script), request.negative):
+        for sentence in foreign_syntax(prompt):
+            _log.warning(sentence)
     if seen := request.followed_picture:
         size = request.shown or (request.final.width, request.final.height)
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)

@@ -117,6 +117,14 @@ class GraphLatent:
         return self.content.shape(self.fps)
 
     @property
+    def shown(self) -> ClipShape:
+        """The clip at the rate that the LATENT says of itself, if it says one: so long are sounds and videos for it.
+
+        Another rate, chosen for a sampler, is how fast things move in it (``SamplingSettings.motion_speed``).
+        """
+        return self.content.shape(_fps(self.extras, 0.0, self.fps))
+
+    @property
     def clip(self) -> ClipShape | None:
         """The clip that this will be; None without a picture."""
         return self.shape if self.has_picture else None
@@ -317,7 +325,7 @@ def latent_of_take(take: Take) -> Latent:
     return latent_of(take.content, {name: value for name, value in extras.items() if value is not None})
 
 
-def _fps(latent: Latent, chosen: float, otherwise: float | None) -> Fraction:
+def _fps(latent: Latent, chosen: float, otherwise: float | Fraction | None) -> Fraction:
     for fps in (chosen, latent.get("fps"), otherwise):
         if fps:
             return exact_fps(fps)

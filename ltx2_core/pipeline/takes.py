@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from glob import escape
 from pathlib import Path
 from uuid import uuid4
 
@@ -105,6 +106,12 @@ def rescue_take(take: Take, beside: Path) -> Path:
         if cache is None:
             raise
         return save_take(cache / name, take)
+
+
+def rescued_takes(beside: Path) -> Iterator[Path]:
+    """Yield the files that ``rescue_take`` may have written for a clip."""
+    for folder in filter(None, (beside.parent, cache_folder("latents"))):
+        yield from folder.glob(f"{escape(beside.stem)}_??????_{SUFFIX}")
 
 
 def load_take(path: str | Path) -> Take:

@@ -112,7 +112,7 @@ def find_library() -> ModuleType | None:
     try:
         return importlib.import_module("comfy_kitchen")
     except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
-        _log.info("There is no comfy-kitchen: %s", str(reason).split("\n")[0])
+        _log.info("There is no comfy-kitchen: %s", first_line(reason))
         return None
 
 
@@ -139,7 +139,7 @@ def _multiply(
             raise
         shape = format.matrix_shape(stored)
         _REFUSED.add((format, x.device, x.dtype, shape, gelu))
-        _log.warning("%s of %s is expanded on %s: %s", format.name, shape, x.device, str(reason).split("\n")[0])
+        _log.warning("%s of %s is expanded on %s: %s", format.name, shape, x.device, first_line(reason))
         return F.linear(_gelu(x) if gelu else x, format.dequantize(stored, shape, x.dtype), bias)
 
 
@@ -206,7 +206,7 @@ def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype
     except Exception as reason:
         if ran_out(reason):
             raise
-        _log.info("%s is expanded: %s", what, str(reason).split("\n")[0])
+        _log.info("%s is expanded: %s", what, first_line(reason))
         return False
     if not error <= format.tolerance:
         _log.warning("%s is expanded: products of comfy-kitchen are off by %.1e.", what, error)

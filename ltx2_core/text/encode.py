@@ -86,10 +86,10 @@ class HiddenStates:
 
 @torch.no_grad()
 def compute_hidden_states(encoder: TextEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> HiddenStates:
-    """Run the text encoder on all prompts, positive and negative, in one batch.
+    """Run the text encoder on all prompts, positive and negative, in one pass through its layers.
 
-    They are padded as far as the longest of them needs, and stand where they would stand in 1024 rows, as officially:
-    positions are the same, and what nothing attends to is not computed.
+    They stand where they would stand in 1024 rows, as officially: positions are the same, and what nothing attends to
+    is not computed. What is read of a prompt does not depend on the others, bit for bit.
 
     Raises CheckpointError if the tokenizer gives tokens that the encoder does not have.
     """
@@ -101,8 +101,8 @@ def compute_hidden_states(encoder: TextEncoder, tokenizer: Tokenizer, prompts: S
             f"{rows:,} rows. Download both from one place."
         )
     lengths = tuple(mask.sum(dim=1).tolist())
-    ids, mask = (each[:, -max(lengths) :].to(device) for each in (ids, mask))
-    return HiddenStates(encoder(ids, mask, first=LENGTH - max(lengths)), lengths)
+    ids, mask = (each[:, -max(lengths) :] for each in (ids, mask))
+    return HiddenStates(encoder(ids.to(device), mask, first=LENGTH - max(lengths)), lengths)
 
 
 @torch.no_grad()

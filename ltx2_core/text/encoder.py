@@ -91,20 +91,25 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, first: int = 0) -> list[Tensor]:
         """Return layers + 1 hidden states (B, L, D): the input of each layer, then the output of the final norm.
 
-        The last layer's own output is never used. Rows of padding are meaningless.
+        The last layer's own output is never used. Rows of padding are 0. Layers are gone through once, and each takes
+        one text after the other, without its padding: so a text is read to the same bits whatever is read with it.
 
         Args:
             ids: Token ids (B, L), padded on the left.
-            mask: 0 on padding, (B, L).
+            mask: 0 on padding, (B, L); best on the CPU, where it is looked at.
             first: Position of the first column; positions count the padding.
         """
-        x, config, states = self.embed(ids), self.config, []
-        near = Sight.of(mask, config.frequencies(False), config.window, first, x.dtype)
-        far = Sight.of(mask, config.frequencies(True), None, first, x.dtype)
+        config, longest, states = self.config, ids.shape[1], []
+        lengths = [int(length) for length in mask.sum(dim=1)]
+        texts = [self.embed(row[None, longest - length :]) for row, length in zip(ids, lengths)]
+        near, far = (
+            [Sight.behind(0, x, config.frequencies(full), window, first=first + longest - x.shape[1]) for x in texts]
+            for full, window in ((False, config.window), (True, None))
+        )
         for number, layer in enumerate(self.model.layers):
-            states.append(x)
-            x = layer(x, far if config.is_full(number) else near)
-        return [*states, self.model.norm(x)]
+            states.append(_padded(texts, longest))
+            texts = layer(texts, far if config.is_full(number) else near)
+        return [*states, _padded([self.model.norm(x) for x in texts], longest)]
 
     @torch.no_grad()
     def read_on(
@@ -127,7 +132,7 @@ class TextEncoder(nn.Module):
         near = Sight.behind(known, x, config.frequencies(False), config.window, picture)
         far = Sight.behind(known, x, config.frequencies(True), None, picture)
         for number, (layer, kept) in enumerate(zip(self.model.layers, past)):
-            x = layer(x, far if config.is_full(number) else near, kept)
+            (x,) = layer([x], [far if config.is_full(number) else near], kept)
         scores = self._scores(self.model.norm(x[0, -1]))
         return config.score_limit * (scores / config.score_limit).tanh() if config.score_limit else scores
 
@@ -149,6 +154,11 @@ class TextEncoder(nn.Module):
         table = self.model.embed_tokens
         rows = table(ids) if hasattr(table, "format") else functional.embedding(ids, table.weight)
         return rows.to(self.model.norm.weight.dtype)
+
+
+def _padded(texts: Sequence[Tensor], longest: int) -> Tensor:
+    """Return states of texts, (1, L, D) each, as one (B, longest, D), with zeros before those that are shorter."""
+    return torch.cat([functional.pad(x, (0, 0, longest - x.shape[1], 0)) for x in texts])
 
 
 def read_sizes(fields: Fields, names: Mapping[str, str], defaults: type[EncoderConfig]) -> dict[str, Any]:

@@ -143,9 +143,9 @@ class ScaledLayer(Layer):
         super().__init__(config.width, config.hidden, Attention(config, full, norm), norm)
         self.layer_scalar = nn.Parameter(torch.empty(1))
 
-    def forward(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
-        """Return the state (B, L, D) after this layer; what is read is added to ``past``."""
-        return super().forward(x, sight, past) * self.layer_scalar
+    def read(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
+        """Return the state (1, L, D) after this layer; what is read is added to ``past``."""
+        return super().read(x, sight, past) * self.layer_scalar
 
 
 class Gemma4Encoder(TextEncoder):

@@ -4,7 +4,7 @@ Written from the architecture, without transformers: its releases name and build
 takes longer than reading a prompt.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,30 +52,19 @@ def normalise(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
 class Sight:
     """What layers of one kind share: which tokens see which, and how positions rotate."""
 
-    visible: Tensor  # (B, 1, L, L) bool
+    visible: Tensor  # (1, 1, L, known + L) bool
     cos: Tensor  # (L, d / 2)
     sin: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor, frequencies: Tensor, window: int | None, first: int, dtype: torch.dtype) -> "Sight":
-        """Let each token see itself and what is before it, but no padding.
-
-        Args:
-            mask: 0 on padding, (B, L).
-            frequencies: Radians per position of each pair of channels, (d / 2).
-            window: How many tokens are seen at most; None for all.
-            first: Position of the first column.
-            dtype: Of what is rotated; angles are float32.
-        """
-        at = torch.arange(mask.shape[1], device=mask.device)
-        distance = at[:, None] - at
-        # Padding sees itself alone: a softmax over nothing would be no number.
-        visible = _within(distance, window) & mask.bool()[:, None, None] | (distance == 0)
-        return cls._at(at + first, visible, frequencies, dtype)
-
-    @classmethod
     def behind(
-        cls, known: int, x: Tensor, frequencies: Tensor, window: int | None, picture: slice | None = None
+        cls,
+        known: int,
+        x: Tensor,
+        frequencies: Tensor,
+        window: int | None,
+        picture: slice | None = None,
+        first: int = 0,
     ) -> "Sight":
         """Let each further token see itself and what is before it.
 
@@ -85,6 +74,7 @@ class Sight:
             frequencies: Radians per position of each pair of channels, (d / 2).
             window: How many tokens are seen at most; None for all.
             picture: Those among the further ones that see each other, also ahead.
+            first: Position of the first token that was read.
         """
         at = torch.arange(known + x.shape[1], device=x.device)
         visible = _within(at[known:, None] - at, window)
@@ -92,12 +82,8 @@ class Sight:
             places = at[known:][picture]
             distance = places[:, None] - places
             visible[picture, known:][:, picture] = distance < (len(places) if window is None else window)
-        return cls._at(at[known:], visible[None, None], frequencies, x.dtype)
-
-    @classmethod
-    def _at(cls, positions: Tensor, visible: Tensor, frequencies: Tensor, dtype: torch.dtype) -> "Sight":
-        angles = positions[:, None] * frequencies.to(positions.device)
-        return cls(visible, angles.cos().to(dtype), angles.sin().to(dtype))
+        angles = (at[known:, None] + first) * frequencies.to(x.device)
+        return cls(visible[None, None], angles.cos().to(x.dtype), angles.sin().to(x.dtype))
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate channels (i, i + d / 2) of ``x`` (B, H, L, d) by their angle."""
@@ -194,8 +180,12 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = norm(width), norm(width)
         self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(width), norm(width)
 
-    def forward(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
-        """Return the state (B, L, D) after this layer; what is read is added to ``past``."""
+    def forward(self, texts: Sequence[Tensor], sights: Sequence[Sight], past: Past | None = None) -> list[Tensor]:
+        """Return the state of each text (1, L, D) after this layer, one computed after the other."""
+        return [self.read(x, sight, past) for x, sight in zip(texts, sights)]
+
+    def read(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
+        """Return the state (1, L, D) after this layer; what is read is added to ``past``."""
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), sight, past))
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 

@@ -1,6 +1,7 @@
 """Prompts as a host joins them: which of them holds at which noise level, and what is written beside them."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -39,6 +40,27 @@ FOREIGN = {
 _AREA_CELL = 4  # cells of 8 pixels, in which ComfyUI measures areas, in a cell of LTX-2
 _SHIFT = 2.37  # by which ComfyUI turns the percents of a run into noise levels for LTX
 _TOLERANCE = 1e-3  # percent of a run over 100
+
+
+# What other programs read in a prompt, and what serves here: weights such as (word:1.4), and the names of LoRAs.
+_WEIGHT = re.compile(r"\([^()]*[^\W\d]\s*:\s*\d*\.\d+\s*\)")
+_LORA = re.compile(r"<(?:lora|lyco):[^<>]*>", re.IGNORECASE)
+
+
+def foreign_syntax(prompt: str) -> list[str]:
+    """Return a sentence for each kind of syntax of other programs in ``prompt``, which is read as text."""
+    found = []
+    if weight := _WEIGHT.search(prompt):
+        found.append(
+            f"The prompt says {weight[0][:60]}: LTX-2 has no weights of words, and reads brackets and number as text; "
+            "take them out, and say it in more words where it is to count more."
+        )
+    if lora := _LORA.search(prompt):
+        found.append(
+            f"The prompt says {lora[0][:60]}: it is read as text, and no LoRA is taken; take it out, and give the LoRA "
+            "with --lora, or with LTX-2 Load LoRA."
+        )
+    return found
 
 
 class Extent(NamedTuple):

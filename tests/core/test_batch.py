@@ -41,7 +41,7 @@ def made(monkeypatch):
     """The requests of all clips, of which noise is made; those whose prompt begins with "fail" raise."""
     requests, words = [], []
 
-    def run_complete(models, complete, engine):
+    def run_complete(models, complete, engine, sampled):
         requests.append(request := complete.request)
         if request.prompt.startswith("fail twice") or (request.prompt.startswith("fail") and len(requests) == 1):
             raise OutOfMemoryError("Memory ran out: it was full.")

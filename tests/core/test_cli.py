@@ -401,6 +401,7 @@ def test_segments_that_cannot_be_read(tmp_path):
         ("# nothing", "no segment"),
         ("0:75 a red ball", "Line 1 of segments.txt is '0:75 a red ball'"),
         ("0:0:0:1 a red ball", "minutes:seconds"),
+        ("0 a red ball\n-3 a blue one", "Line 2 of segments.txt: start is -3"),
     ):
         path.write_text(text)
         with pytest.raises(SettingError, match=fact):
@@ -495,8 +496,30 @@ def test_a_name_that_another_run_takes_meanwhile_is_not_written_over(tmp_path, m
 
 def test_generate_makes_a_clip(tmp_path, capsys):
     target = tmp_path / "sound.wav"
-    words = ["--prompt", "x", "--output", str(target), "--sound-only", "--frames", "9", "--steps", "1"]
+    words = ["--prompt", "x (ball:1.4)", "--output", str(target), "--sound-only", "--frames", "9", "--steps", "1"]
     assert main(["generate", *words, "--device", "cpu", "--no-cache"]) == 0 and target.is_file()
+    assert "The prompt says (ball:1.4): LTX-2 has no weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["generate", "--prompt", "a", "--seed=1", "--prompt", "b", "--seed", "1"], ["--prompt", "--seed"]),
+        (
+            ["generate", "--metadata", "--no-metadata", "--image", "a.png", "--image=b.png", "--refine", "--refine"],
+            ["--metadata"],
+        ),
+        (["generate", "--checkpoint", "a", "b", "--checkpoint", "c"], ["--checkpoint"]),
+        (["plan", "--card", "4090", "--card", "5090"], ["--card"]),
+        (["batch", "x.txt", "--seeds", "1,2", "--prompt=--seeds"], []),
+    ],
+)
+def test_flags_that_are_given_twice_and_count_once_are_told(words, told, caplog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x.txt").write_text("a ball")
+    options = parse([*words, *(["--output", "clip.mp4"] if words[0] != "plan" else [])])
+    assert [message.split()[0] for message in caplog.messages] == told
+    assert words[0] != "generate" or options.prompt in (None, "b")
 
 
 @pytest.mark.slow

@@ -98,11 +98,12 @@ def test_where_no_kernel_is_right_or_for_the_device_the_plain_way_is_taken():
     assert doubling.find(torch.ones(1, dtype=torch.float64)) is None
 
 
-def test_a_kernel_that_fails_later_is_left_for_the_plain_way(caplog):
-    doubling = operation(fails(RuntimeError("no such size"), but_not=3))
+@pytest.mark.parametrize("error, told", [(RuntimeError("no such size"), "no such size"), (TypeError(), "TypeError")])
+def test_a_kernel_that_fails_later_is_left_for_the_plain_way(caplog, error, told):
+    doubling = operation(fails(error, but_not=3))
     x = torch.randn(7)
     assert torch.equal(doubling.find(x)(x), 2 * x)
-    assert "no such size" in caplog.text and doubling.find(x) is None
+    assert told in caplog.text and doubling.find(x) is None
 
 
 def test_lack_of_memory_says_nothing_of_a_kernel():

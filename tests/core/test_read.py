@@ -1,6 +1,7 @@
 """What is read is what was meant: the right picture at the right time, upright, in its colours, with its sound."""
 
 import io
+import os
 import re
 import weakref
 from fractions import Fraction
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from timed_media import heard, mux, numbered, numbers, ramp
 
+from ltx2_core.cli.syntax import read_text
 from ltx2_core.conditioning import VideoSource
-from ltx2_core.errors import MediaError, SettingError
+from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
 from ltx2_core.media import probe, read, read_audio, read_picture, read_video, write_audio, write_video
 
 NTSC = Fraction(24000, 1001)
@@ -345,8 +347,17 @@ def test_files_that_lack_something_are_named(tmp_path):
     sound = write_audio(tmp_path / "sound.wav", ramp(24000), 24000)
     text = tmp_path / "notes.txt"
     text.write_text("no media")
+    stream = tmp_path / "stream.h264"
+    with av.open(str(silent)) as whole, av.open(str(stream), "w") as bare:
+        copied = bare.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            packet.stream = copied
+            if packet.dts is not None:
+                bare.mux(packet)
     for call, message in [
         (lambda: read_video(sound), "sound.wav has sound but no pictures"),
+        (lambda: VideoSource(sound).size(), "sound.wav has sound but no pictures"),
+        (lambda: VideoSource(stream).count(Fraction(24)), "stream.h264 does not say how long it is"),
         (lambda: read_audio(silent), "silent.mp4 is a video without sound"),
         (lambda: read_video(text), "notes.txt cannot be read as video or sound"),
         (lambda: [probe(text)], "notes.txt cannot be read as video or sound"),
@@ -460,3 +471,10 @@ def test_interlaced_video_is_told(tmp_path, caplog):
         stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
         container.mux([*stream.encode(av.VideoFrame(720, 576, "yuv420p")), *stream.encode()])
     assert len(list(read_video(path))) == 1 and "clip.dv is interlaced" in caplog.text
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that opens and cannot be read is of Linux")
+@pytest.mark.parametrize("reader", [probe, read_picture, lambda path: read_text(path, "make it shorter")])
+def test_a_file_that_a_disk_fails_to_read_is_named(reader):
+    with pytest.raises(UnreadableFileError, match="/proc/self/mem cannot be read: Input/output error"):
+        reader(Path("/proc/self/mem"))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ltx2_core.conditioning import AudioSource
 from ltx2_core.errors import MediaError, SettingError
-from ltx2_core.media import mix_down, read_video, write_audio
+from ltx2_core.media import mix_down, read_audio, read_video, write_audio, write_video
+from ltx2_core.media.mix import resampled
 
 
 def same(sound: Tensor, expected: Tensor) -> bool:
@@ -198,3 +199,20 @@ def test_a_sound_without_samples_has_none(tmp_path):
         file.setparams((2, 2, 48000, 0, "NONE", ""))
     with pytest.raises(MediaError, match=r"sound\.wav has no sound: there is not one sample in it\.$"):
         heard(path)
+
+
+@pytest.mark.parametrize(("rate", "count"), [(1, 1), (30_000, 1), (30_000, 16)])
+def test_a_sound_of_few_samples_is_written(tmp_path, rate, count):
+    """At a rate that AAC does not have; FFmpeg's resampler makes nothing of fewer than its filter is long."""
+    frames = torch.zeros(2, 16, 16, 3)
+    clip = write_video(tmp_path / "clip.mp4", [frames], 24, torch.full((2, count), 0.5), rate)
+    sound = torch.cat([*read_audio(clip)], dim=1)
+    assert sound.isfinite().all() and 0.1 < sound.abs().max() < 1
+
+
+def test_few_samples_are_brought_to_another_rate_as_they_are_within_silence():
+    few = np.float32([[0.1, -0.2, 0.4, 0.3, -0.1]] * 2)
+    found = resampled(few, "stereo", "stereo", 32_000, 48_000)
+    longer = resampled(np.pad(few, ((0, 0), (0, 4000))), "stereo", "stereo", 32_000, 48_000)
+    assert found.shape == (2, 8) and np.array_equal(found, longer[:, :8])
+    assert resampled(np.ones((2, 100), np.float32), "stereo", "stereo", 768_000, 8_000).shape == (2, 1)

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from shutil import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ from ltx2_core.media import check_target, clear_unfinished
 from ltx2_core.media.exr import ExrFrames
 from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, this_machine, usable
+from ltx2_core.memory.machine import DISK, GIB, MARGIN, OCCUPIED, WINDOWS_MARGIN, this_machine, usable
 from ltx2_core.memory.pinned import PinnedMemory
 from ltx2_core.memory.ram import pin_limit, pinnable, ram
 from ltx2_core.memory.unit import Unit
@@ -155,6 +156,25 @@ def test_more_of_a_card_is_left_to_windows(monkeypatch, system, margin):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 8 * GIB))
     assert usable(torch.device("cuda")) == 7 * GIB - margin and WINDOWS_MARGIN >= 6 * 10**8
+
+
+@pytest.mark.parametrize("refusal", [None, RuntimeError, AttributeError])
+def test_an_intel_card_has_memory_of_its_own(monkeypatch, refusal):
+    """Some of their drivers do not say what is free: then all but what this process and the system have."""
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def tell(device):
+        if refusal is not None:
+            raise refusal("The device doesn't support querying the available free memory.")
+        return 5 * GIB, 16 * GIB
+
+    facts = {"memory_reserved": 3 * GIB, "memory_allocated": GIB}
+    facts["get_device_properties"] = SimpleNamespace(total_memory=16 * GIB)
+    for name, value in facts.items():
+        monkeypatch.setattr(torch.xpu, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.xpu, "mem_get_info", tell)
+    free = 5 * GIB if refusal is None else 13 * GIB - OCCUPIED
+    assert usable(torch.device("xpu")) == free + 2 * GIB - MARGIN
 
 
 def test_what_comes_from_the_memory_of_windows_is_not_the_rate_of_a_disk(windows, tmp_path, monkeypatch):

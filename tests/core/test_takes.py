@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ltx2_core.cli import commands, main, maker
 from ltx2_core.cli.files import digest_of
-from ltx2_core.cli.parser import build_parser
-from ltx2_core.cli.values import settings_of_tags
+from ltx2_core.cli.parser import build_parser, parse
+from ltx2_core.cli.values import settings_of_tags, values_in
 from ltx2_core.errors import (
     CheckpointError,
     LTX2Error,
@@ -33,6 +33,8 @@ from ltx2_core.media.notes import SOURCE_TAG
 from ltx2_core.pipeline import takes
 from ltx2_core.pipeline.finish import decode_take
 from ltx2_core.pipeline.graph import GraphLatent, latent_of_take
+from ltx2_core.pipeline.graph_stages import given_in
+from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, save_take
 from ltx2_core.sampling import Step
 from ltx2_core.settings import Request
@@ -265,10 +267,41 @@ def test_a_clip_that_cannot_be_written_costs_no_sampling(tmp_path, monkeypatch, 
     monkeypatch.setattr(commands, "write_clips", write)
     assert main(["generate", "--latent", str(kept), "--device", "cpu", "--output", str(out / "clip")]) == 0
     assert main(["generate", *words, "--output", str(out / "anew")]) == 0
-    near = 0 if command == "generate" else 1.01 / 255  # a batch keeps its networks built
-    for picture in (out / "clip").glob("*.png"):
-        anew = read_picture(out / "anew" / picture.name)
-        torch.testing.assert_close(read_picture(picture), anew, atol=near, rtol=0)
+    assert pictures(out / "clip") == pictures(out / "anew")
+
+
+def pictures(folder) -> list[list]:
+    """The pixels of each picture."""
+    return [read_picture(each).tolist() for each in sorted(folder.glob("*.png"))]
+
+
+@pytest.mark.slow
+def test_a_batch_goes_on_from_what_was_sampled(tmp_path, monkeypatch, capsys):
+    """In its second try, and when it is started again; what was kept is gone with the clip that is made of it."""
+    out, words = (
+        tmp_path / "out",
+        ["--steps", "1", "--device", "cpu", "--frames", "9", "--width", "64", "--height", "64"],
+    )
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("\n".join(json.dumps({"prompt": "a ball", "seed": seed, "output": f"x{seed}"}) for seed in (1, 2)))
+    sampled, write, run = [], maker.write_clips, Sample.run
+    monkeypatch.setattr(Sample, "run", lambda self, *given, **more: sampled.append(1) or run(self, *given, **more))
+
+    def refuse(targets, *_):
+        raise UnreadableFileError(f"{targets[0]} cannot be written: No space.")
+
+    monkeypatch.setattr(maker, "write_clips", refuse)
+    assert main(["batch", str(lines), *words, "--output", str(out)]) == 2
+    assert len(sampled) == 2 and len([*out.glob(f"*{SUFFIX}")]) == 2 and "started again" in capsys.readouterr().err
+    assert main(["batch", str(lines), *words, "--output", str(out)]) == 2
+    assert len(sampled) == 2 and len([*out.glob(f"*{SUFFIX}")]) == 2
+    monkeypatch.setattr(maker, "write_clips", write)
+    lines.write_text(lines.read_text() + '\n{"prompt": "a box", "seed": 1, "output": "x3"}')
+    assert main(["batch", str(lines), *words, "--output", str(out)]) == 0
+    assert len(sampled) == 3 and not [*out.glob(f"*{SUFFIX}")]
+    assert main(["batch", str(lines), *words, "--output", str(tmp_path / "anew")]) == 0
+    for name in ("x1", "x2", "x3"):
+        assert pictures(out / name) == pictures(tmp_path / "anew" / name)
 
 
 @pytest.mark.slow
@@ -282,6 +315,9 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     tags = load_take(kept).tags
     assert SOURCE_TAG in tags and tags["parameters"].startswith("ball")
     assert json.loads(tags["ltx2"])["settings"]["seed"] == "7"
+    assert values_in(Path(kept), GENERATE) == values_in(Path(first), GENERATE)
+    like = parse(["generate", "--like", kept, "--seed", "8", "--output", again])
+    assert (like.prompt, like.values["steps"], like.values["seed"]) == ("ball", "1", "8")
 
     monkeypatch.setattr(commands, "run_batch", None)  # nothing is sampled
     assert main(["generate", "--latent", kept, "--device", "cpu", "--output", again]) == 0
@@ -300,3 +336,12 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     ):
         assert main(["generate", *words, "--output", again]) == 2
         assert fact in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("own, chosen, shown", [(24, 120, 24), (24, 0, 24), (None, 30, 30)])
+def test_what_is_given_is_read_at_the_rate_that_a_latent_says(own, chosen, shown):
+    """Another rate, chosen for the sampler, is how fast things move: sounds and videos stay as long as the clip."""
+    asked, held = [], GraphLatent(latent_of_take(Take(latent(0), fps=own and Fraction(own))), chosen)
+    encode = SimpleNamespace(encode=lambda given, shape, *rest: asked.append(shape.fps) or [])
+    given_in(SimpleNamespace(conditions=encode, blueprint=None), held, [])
+    assert asked == [shown] and held.fps == (chosen or own)

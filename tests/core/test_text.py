@@ -25,6 +25,7 @@ from ltx2_core.text import (
     extract_features,
 )
 from ltx2_core.text.features import normalise_prompt, normalise_tokens
+from ltx2_core.text.prompts import foreign_syntax
 
 PREFIX = "model.diffusion_model."
 TABLES = {"text_projection": TEXT_FEATURES, "video_connector": VIDEO_CONNECTOR, "audio_connector": AUDIO_CONNECTOR}
@@ -330,3 +331,34 @@ def test_prompts_without_padding_are_read_like_padded_ones(tiny_files, version):
         rows = mask[number].bool()
         compare("prompts without padding (video)", features.video[0], video[number, rows], 2e-6)
         compare("prompts without padding (audio)", features.audio[0], audio[number, rows], 2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_prompt_is_read_to_the_same_bits_whatever_is_read_with_it(tiny_files, version):
+    """So a clip of a batch, or with a prompt that is kept, is that of ``generate`` alone."""
+    files = open_text_encoder(tiny_files(version)[2])
+    encoder, prompts = (
+        build_text_encoder(files, torch.float32),
+        ["a red ball bounces twice on the left", "", "blue " * 70],
+    )
+    together = compute_hidden_states(encoder, files.tokenizer(), prompts)
+    for number, prompt in enumerate(prompts):
+        alone = compute_hidden_states(encoder, files.tokenizer(), [prompt])
+        for state, other in zip(alone.states, together.states, strict=True):
+            assert torch.equal(state[0], other[number, -alone.lengths[0] :])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "facts"),
+    [
+        ("a (red ball:1.4) bounces", ["(red ball:1.4)"]),
+        ("(best quality: .8), <LoRA:style_v2:0.8>", ["(best quality: .8)", "<LoRA:style_v2:0.8>"]),
+        ("<lora:style>", ["<lora:style>"]),
+        ("she says (quietly): 1.5 litres; John (3:16), (16:9), (at 5:30), (see fig. 1.4), <smile>, (a:b)", []),
+        ("a clock (it shows 10:1.5), [a red ball], {one|two}, ((twice))", []),
+    ],
+)
+def test_syntax_of_other_programs_is_told(prompt, facts):
+    found = foreign_syntax(prompt)
+    assert len(found) == len(facts) and all(fact in sentence for fact, sentence in zip(facts, found))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ran_out
+from ...errors import first_line, ran_out
 from .compiled import NAME, is_compiled, load_compiled
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Operation:
             if ran_out(reason):
                 raise
             self._chosen[key] = None
-            _log.warning("%s takes the plain way: %s failed: %s", self.name, name, str(reason).split("\n")[0])
+            _log.warning("%s takes the plain way: %s failed: %s", self.name, name, first_line(reason))
             return self.plain(*args)
 
     def _choose(self, device: torch.device, dtype: torch.dtype, compiled: bool) -> tuple[str, Function] | None:
@@ -133,7 +133,7 @@ class Operation:
             if ran_out(reason):
                 raise
             told = logging.WARNING if kernel.asked else logging.INFO
-            _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
+            _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, first_line(reason))
             return None
         if not error <= (self.tolerance or tolerance_in(dtype)):
             _log.warning("%s leaves %s aside on %s, which is off by %.1e.", self.name, kernel.name, device, error)
