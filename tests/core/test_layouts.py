@@ -25,6 +25,7 @@ from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import MissingFileError
+from ltx2_core.lora import open_lora
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +149,15 @@ def test_a_fine_tune_without_prefix_counts_before_the_full_checkpoint(whole, tmp
     assert models.source("video_connector").file.path == whole["2.3"]
     said = caplog.text
     assert f"{whole['2.3'].name} also holds what is not used: transformer ({tuned.name} counts)" in said
+
+
+@pytest.mark.parametrize("names", [("video", "audio"), ("latent_tensor", "latent_format_version_0")])
+def test_a_latent_is_no_model(tmp_path, names):
+    """Nor is what was kept of a prompt, which has the same names."""
+    save_file({name: torch.ones(2) for name in names}, tmp_path / "x.safetensors")
+    for look in (open_models, inspect, open_lora, open_text_encoder):
+        with pytest.raises(CheckpointError, match=r"x\.safetensors is .*a latent, or what was kept of a prompt"):
+            look(tmp_path / "x.safetensors")
 
 
 def test_a_file_of_which_nothing_is_used_is_told(whole, tmp_path, caplog):

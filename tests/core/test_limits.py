@@ -128,6 +128,11 @@ def test_the_sentence_names_the_flag(capsys):
     assert capsys.readouterr().err == "error: --drift is 7; it must be between 0 and 1.\n"
 
 
+def test_the_sentence_names_the_unit(capsys):
+    main(["generate", "--prompt", "x", "--output", "x.mp4", "--window", "2"])  # which may have been meant in seconds
+    assert capsys.readouterr().err == "error: --window is 2; it must be between 17 and 2881 frames.\n"
+
+
 @pytest.mark.parametrize(
     "values",
     [
