@@ -176,6 +176,15 @@ def test_the_parts_own_input_gives_that_part_and_no_other(whole, tmp_path):
         open_models(whole["2.0"], video_vae=vocoder)
 
 
+def test_of_a_set_without_its_transformer_that_is_missing(tmp_path):
+    """And not the connectors, which are asked for first and lie in the same file."""
+    transformer, encoder, *vaes = tiny.write_split(tmp_path)
+    with pytest.raises(CheckpointError, match="have no transformer; choose the file that holds it as checkpoint in"):
+        open_models(vaes, encoder).source("video_connector")
+    with pytest.raises(CheckpointError, match=r"-transformer\.safetensors has no video decoder"):
+        open_models(transformer).source("video_decoder")
+
+
 # -- As ComfyUI saves them, and whole models with their text encoder ---------------------------------------------------
 
 SAVED = {
