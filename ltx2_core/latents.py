@@ -70,6 +70,11 @@ class AVLatent:
         """Return the streams that are present, by name."""
         return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
 
+    @property
+    def generated_frames(self) -> tuple[int, ...]:
+        """The frames of the clip that were generated beside it, rising."""
+        return () if self.keyframes is None else self.keyframes.frames
+
     def clips(self) -> list["AVLatent"]:
         """Return the clips of a batch, each as a batch of one."""
         parts = {name: x.split(1) for name, x in self.streams().items()}
@@ -121,14 +126,13 @@ def from_parts(parts: Sequence[Tensor]) -> AVLatent:
     Raises SettingError for anything else, for unequal numbers of clips, and for nothing.
     """
     videos, sounds = list(filter(_is_video, parts)), list(filter(_is_audio, parts))
+    shapes = " and ".join(str(tuple(x.shape)) for x in parts)
     if len(videos) > 1 or len(sounds) > 1 or len(videos) + len(sounds) != len(parts):
-        shapes = " and ".join(str(tuple(x.shape)) for x in parts)
         raise SettingError(
             f"This LATENT has the shape {shapes}. LTX-2 needs video (B, {geometry.VIDEO_CHANNELS}, F, H, W), audio "
             f"(B, {geometry.AUDIO_CHANNELS}, T, {geometry.AUDIO_BINS}), or both: connect LTX-2 Empty AV Latent."
         )
     if any(not x.numel() for x in parts):
-        shapes = " and ".join(str(tuple(x.shape)) for x in parts)
         raise SettingError(f"This LATENT is empty, with the shape {shapes}: connect LTX-2 Empty AV Latent.")
     count = max(map(len, parts))
     if any(len(x) not in (1, count) for x in parts):
@@ -164,23 +168,15 @@ def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
 
     Raises SettingError for one that would take more than MOST_BYTES.
     """
-    size = (
-        4
-        * batch
-        * (
-            geometry.VIDEO_CHANNELS * prod(shape.video_latent)
-            + geometry.AUDIO_CHANNELS * geometry.AUDIO_BINS * shape.audio_latents
-        )
-    )
+    video = batch, geometry.VIDEO_CHANNELS, *shape.video_latent
+    audio = batch, geometry.AUDIO_CHANNELS, shape.audio_latents, geometry.AUDIO_BINS
+    size = 4 * (prod(video) + prod(audio))
     if size > MOST_BYTES:
         raise SettingError(
             f"{batch} x {shape.describe()} would take {size / 1e9:.0f} GB before anything is made, at most "
             f"{MOST_BYTES / 1e9:.0f} GB: ask for a smaller or shorter clip, or for fewer at once."
         )
-    return AVLatent(
-        video=torch.zeros(batch, geometry.VIDEO_CHANNELS, *shape.video_latent),
-        audio=torch.zeros(batch, geometry.AUDIO_CHANNELS, shape.audio_latents, geometry.AUDIO_BINS),
-    )
+    return AVLatent(torch.zeros(video), torch.zeros(audio))
 
 
 def draw_toward(x: Tensor, other: Tensor, factor: float) -> Tensor:

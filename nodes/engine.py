@@ -26,16 +26,16 @@ from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import free_ram, ram
+from ..ltx2_core.memory.ring import Link
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline import prepare
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
-from ..ltx2_core.pipeline.devices import Others, Twin, make_twins, shared_by
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import Prepared, ready
+from ..ltx2_core.pipeline.prepare import Prepared
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
@@ -344,7 +344,7 @@ class LoadedModel:
         """Return the LoRAs on a network as it is built now."""
         first = prepared.modules[0]
         if first not in self._adapters:
-            self._adapters[first] = tuple(prepare.adapters_of(prepared.modules, key, self.loras, fuse=_fuses(device)))
+            self._adapters[first] = prepare.adapters_of(prepared.modules, key, self.loras, device)
         return self._adapters[first]
 
     @property
@@ -368,7 +368,7 @@ class HostEngine(PlannedEngine):
     ):
         """Prepare for one node, which shows what is found; ``limits`` are from LTX-2 Memory Plan."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
-        self.resources = model.how
+        self.resources, self.other_devices = model.how, model.other_devices
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.findings: list[Finding] = []
@@ -402,7 +402,7 @@ class HostEngine(PlannedEngine):
     @property
     def blueprint(self) -> Blueprint:
         """The networks as shapes."""
-        return self.model.blueprint(self.gemma, self._wide).among(1 + len(self.model.other_devices))
+        return self.model.blueprint(self.gemma, self._wide).among(1 + len(self.other_devices))
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -419,12 +419,13 @@ class HostEngine(PlannedEngine):
             return self.gemma.dtype
         return self.model.dtype(key.components[0])
 
-    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
-        """Return what the host grants a stage that streams this network, at most what the limits say."""
-        return self._room_on(self.device(key))
-
-    def _room_on(self, device: torch.device) -> Room:
+    def room_on(self, device: torch.device) -> Room:
+        """Return what the host grants a stage of ``device``, at most what the limits say."""
         return host.room(device, self.limits, HostNetwork.copied_bytes())
+
+    def link_to(self, device: torch.device) -> Link:
+        """Return what brings weights to ``device``; the host does not manage the other ones, which are left behind."""
+        return link_to(device, self.pinned)
 
     def leave_cards(self) -> None:
         """Let all that ComfyUI has on its cards leave them, for other processes."""
@@ -433,7 +434,7 @@ class HostEngine(PlannedEngine):
 
     def holds(self, key: NetworkKey[Any]) -> bool:
         """Return whether a network is built already."""
-        return self._network(key, None).patcher.store is not None
+        return self._network(key, self.loras).patcher.store is not None
 
     @property
     def spare_ram(self) -> int:
@@ -445,7 +446,7 @@ class HostEngine(PlannedEngine):
         return None if isinstance(stage.networks[0].source, ForeignUpscaler) else super().placement(stage)
 
     @contextmanager
-    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
         work = (need_of(stage, self.blueprint) if placement is None else placement.need).work_bytes
         if isinstance(source := stage.networks[0].source, ForeignUpscaler):
@@ -456,41 +457,28 @@ class HostEngine(PlannedEngine):
         keys = [*stage.networks, *(preview.networks(self) if preview else ())]
         networks = {key: self._network(key, loras) for key in keys}
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
-        twins = self._twins(stage, prepared, self.loras if loras is None else loras)
         make_room = partial(self._make_room, list(networks.values()), work)
-        self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
-        with ready(prepared, placement, make_room) as result, shared_by(twins, result, self, placement) as shared:
+        with self.sharing(stage, placement, prepared, loras, make_room) as shared:
             self._tell(working(stage.name))
             if preview is not None:
-                preview.start(result, stage.name)
+                preview.start(shared, stage.name)
             yield shared
 
-    def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
-        """The shared network of a stage for the other devices, which the host does not manage: they are left behind."""
-        devices = self.model.other_devices
-        key = stage.shared_network(self.blueprint) if devices else None
-        if key is None or self.device(key) != self.device(TRANSFORMER):
-            return []
-        prepared[key].store.release()  # twins share what is at home
-        others = Others(devices, self.dtype(key), self._room_on, lambda device: link_to(device, host.PINNED))
-        return make_twins(stage, prepared[key], others, self.blueprint, self.load, loras)
-
-    def _network(self, key: NetworkKey[Any], loras: Stack | None) -> HostNetwork:
+    def _network(self, key: NetworkKey[Any], loras: Stack) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):
             return key.source.network
         if key == TEXT_ENCODER:
             return self._gemma.network
         return self.model.network(key, self.dtype(key), loras)
 
-    def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack | None) -> Prepared:
+    def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack) -> Prepared:
         if network.patcher.store is None:
             self._tell(reading(network.name))
         built = network.built()
-        if key != TEXT_ENCODER and (loras is None or loras == self.loras):
+        if key != TEXT_ENCODER and loras == self.loras:
             adapters = self.model.adapters(key, built, network.device)
         else:
-            stack = self.loras if loras is None else loras
-            adapters = tuple(prepare.adapters_of(built.modules, key, stack, fuse=_fuses(network.device)))
+            adapters = prepare.adapters_of(built.modules, key, loras, network.device)
         return Prepared(built.modules, built.store, adapters)
 
     def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:
@@ -524,8 +512,3 @@ class HostEngine(PlannedEngine):
 def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphLatent, plan: Plan | None) -> HostEngine:
     """Return the engine of a node that samples, with its preview."""
     return HostEngine(model, plan, preview=preview_of(node, latent, model.models))
-
-
-def _fuses(device: torch.device) -> bool:
-    """Return whether LoRAs change copies of weights, which the host's own view of a device decides."""
-    return prepare.fuses(device) and not mm.is_device_cpu(device)

@@ -93,11 +93,13 @@ class RefineNode(Node):
     ) -> io.NodeOutput:
         sigmas: Tensor | None = settings.pop("sigmas", None)
         levels = None if sigmas is None else tuple(sigmas.tolist())
-        guidance, prompts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
-        second = settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
-        recipe = second.completed(recipe_of(model.models).refine, settings.get("conditions") or ())
-        engine = sampling_engine(cls, model, GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan"))
-        refined, report = refine_latent(engine, latent, prompts, second, recipe, seed, settings)
+        tiles, guidance = settings_from(TileSettings, settings), settings.get("guidance")
+        second = settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance, tiles=tiles)
+        conditions, prompts = settings.get("conditions") or (), (positive, settings.get("negative"))
+        recipe = second.completed(recipe_of(model.models).refine, conditions)
+        begin = GraphLatent(latent, prompt=GraphPrompt(positive))
+        engine = sampling_engine(cls, model, begin, settings.get("plan"))
+        refined, report = refine_latent(engine, begin, prompts, second, recipe, seed, conditions)
         return io.NodeOutput(to_host_latent(refined), report)
 
 
@@ -125,14 +127,15 @@ class TwoStage(Node):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, seed: int,
         **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        second, prompts = settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
-        official = recipe_of(model.models, settings.pop("hq", False)).refine
-        recipe = second.completed(official, settings.get("conditions") or ())
+        second = settings_from(SecondStage, settings, tiles=settings_from(TileSettings, settings))
+        conditions, prompts = settings.get("conditions") or (), (positive, settings.get("negative"))
+        recipe = second.completed(recipe_of(model.models, settings.get("hq", False)).refine, conditions)
         begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
         larger = upscale_latent(HostEngine(model, plan), begin, upscaler_of(upscaler, model.models), None, second)
-        refiner: LoadedModel = settings.pop("refine_model", None) or model
-        engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
-        refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)
+        refiner: LoadedModel = settings.get("refine_model") or model
+        large = GraphLatent(larger, prompt=begin.prompt)
+        engine = sampling_engine(cls, refiner, large, plan)
+        refined, report = refine_latent(engine, large, prompts, second, recipe, seed, conditions, begin.content)
         return io.NodeOutput(to_host_latent(refined), report)
 
 

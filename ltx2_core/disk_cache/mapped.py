@@ -78,17 +78,13 @@ def map_file(path: Path, nbytes: int) -> torch.UntypedStorage:
 
 def stamp_of_mapped(storage: torch.UntypedStorage) -> tuple[int, int] | None:
     """Return size and time of writing of the file that ``map_file`` mapped; None if it no longer lies at its path."""
-    file = _MAPPED[storage.data_ptr()]
-    try:
-        stat = os.stat(file.path)
-    except OSError:
-        return None
-    return (stat.st_size, stat.st_mtime_ns) if _identity(stat) == file.identity else None
+    stat = _stat(_MAPPED[storage.data_ptr()])
+    return None if stat is None else (stat.st_size, stat.st_mtime_ns)
 
 
 def mapped_files() -> list[MappedFile]:
     """List the files that are mapped and still lie at their path, by address."""
-    return sorted(file for file in list(_MAPPED.values()) if _is_there(file))
+    return sorted(file for file in list(_MAPPED.values()) if _stat(file) is not None)
 
 
 def file_part(tensor: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
@@ -134,11 +130,13 @@ def _read(file: FileIO | None, part: FilePart, into: Tensor) -> bool:
     return True
 
 
-def _is_there(file: MappedFile) -> bool:
+def _stat(file: MappedFile) -> os.stat_result | None:
+    """What the system says of a file that still lies at its path; None of one that does not."""
     try:
-        return _identity(os.stat(file.path)) == file.identity
+        stat = os.stat(file.path)
     except OSError:
-        return False
+        return None
+    return stat if _identity(stat) == file.identity else None
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:

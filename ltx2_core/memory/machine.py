@@ -219,7 +219,7 @@ def this_machine(
     return Machine(**_remembered(folder, key, set(Machine.__dataclass_fields__), probe))
 
 
-def computing_dtype(width: int, folder: Path | None = None) -> torch.dtype:
+def computing_dtype(width: int, folder: Path | None) -> torch.dtype:
     """Return what this CPU computes a network in: bfloat16, as it was trained, where its products are faster.
 
     That is measured once for each width, in half a second, and then remembered.

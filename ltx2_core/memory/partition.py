@@ -32,8 +32,8 @@ class Partition:
         modules: Iterable[nn.Module],
         tensors: Sequence[Tensor],
         files: Sequence[MappedFile],
-        arrival: Arrival = AS_STORED,
-        tables: Collection[int] = (),
+        arrival: Arrival,
+        tables: Collection[int],
     ):
         owned, rest = _divide(modules, tensors)
         self.modules = [module for module, _ in owned]
@@ -49,7 +49,7 @@ class Partition:
         return [Patching.of(unit, changes, each) for unit, each in zip(self.units, named[1:])]
 
 
-def partitions_of(network: nn.Module, arrival: Arrival = AS_STORED) -> dict[str, Partition]:
+def partitions_of(network: nn.Module, arrival: Arrival) -> dict[str, Partition]:
     """Return the partitions of ``network`` by what a store may stream, "block" or "part", as weights arrive."""
     files, tensors = mapped_files(), tensors_of(network)
     tables = tables_of(network) if arrival.in_place else ()  # which are copied like all others elsewhere
@@ -202,7 +202,7 @@ def rank_units(sizes: Sequence[int]) -> list[int]:
     return [*large, *(index for index in order if index not in large)]
 
 
-def choose_resident(sizes: Sequence[int], room: int, slots: int, passing: Sequence[int] = ()) -> set[int] | None:
+def choose_resident(sizes: Sequence[int], room: int, slots: int, passing: Sequence[int]) -> set[int] | None:
     """Choose the units that stay on the device: as many as fit beside a ring for the others.
 
     Args:
@@ -216,7 +216,7 @@ def choose_resident(sizes: Sequence[int], room: int, slots: int, passing: Sequen
     """
     order = rank_units(sizes)
     sums = list(itertools.accumulate((sizes[index] for index in order), initial=0))
-    sent = [size + more for size, more in zip(sizes, passing)] if passing else sizes
+    sent = [size + more for size, more in zip(sizes, passing)]
     largest = list(itertools.accumulate((sent[index] for index in reversed(order)), max, initial=0))[::-1]
     fitting = [count for count in range(len(order) + 1) if sums[count] + slots * largest[count] <= room]
     return set(order[: fitting[-1]]) if fitting else None

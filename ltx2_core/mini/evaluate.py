@@ -29,11 +29,10 @@ from ..latents import AVLatent, empty
 from ..pipeline.decode_audio import decode_audio, vocode
 from ..pipeline.decode_video import decode_video
 from ..pipeline.sample import SampleInputs, Sampling, sample
-from ..sampling import Guidance, Network, StreamGuidance, ltx2
-from ..sampling.denoiser import Velocities
+from ..sampling import Guidance, StreamGuidance, ltx2
 from ..settings import SamplingSettings
 from ..text import Contexts, connect, encode_prompts
-from ..transformer import Pass, Perturbation
+from ..transformer import Network, Pass, Perturbation, Velocities
 from ..video_vae import DecoderInput
 from . import measure, world
 

@@ -6,13 +6,13 @@ its network; the answers come back to the first device and are added there in th
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,18 +25,16 @@ from ..memory.placement import Placement, Rate, Room
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..memory.twin import twin_of
-from ..transformer import Pass
-from .blueprint import Blueprint
+from ..transformer import Pass, Velocities
 from .device_thread import concerns_all, why_left_out, working_on
-from .plan import Load, place_stage
-from .prepare import Prepared, adapters_of, fuses, ready
+from .plan import place_stage
+from .prepare import Prepared, adapters_of, ready
 from .shared_tiles import SharedDecoder, SharedTiles
-from .stage import VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
+from .stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-Velocities = tuple[Tensor | None, Tensor | None]
 Check = Callable[[], None]
 
 SHARED_TILES: dict[NetworkKey[Any], type[SharedTiles]] = {VIDEO_DECODER: SharedDecoder, VIDEO_ENCODER: SharedTiles}
@@ -216,63 +214,57 @@ class Twin:
     @contextmanager
     def ready(self) -> Iterator[Worker]:
         """Yield the worker of the device, which it leaves afterwards, even if the device is broken by then."""
-        store = self.prepared.store
-
-        def make_room(placement: Placement | None) -> None:
-            if placement is not None:
-                store.set_budget(placement.weight_budget)
-
         with ExitStack() as stack:
-            networks = stack.enter_context(ready({self.key: self.prepared}, self.placement, make_room))
-            stack.callback(store.release)
+            networks = stack.enter_context(ready({self.key: self.prepared}, self.placement))
+            stack.callback(self.prepared.store.release)
             yield Worker(self.device, networks[self.key], self.rate)
 
 
-@dataclass(frozen=True)
-class Others:
-    """The devices beside the first one, and what their owner says of them.
+class SharingEngine(Engine, Protocol):
+    """An engine whose first device others help.
 
     Attributes:
-        devices: where they are.
-        dtype: what the shared network computes in.
-        room_on: says what may be taken of one.
-        link_to: brings weights to one.
+        other_devices: beside the first one.
     """
 
-    devices: Sequence[torch.device]
-    dtype: torch.dtype
-    room_on: Callable[[torch.device], Room]
-    link_to: Callable[[torch.device], Link]
+    other_devices: Sequence[torch.device]
+
+    def room_on(self, device: torch.device) -> Room:
+        """Return what a stage may take of ``device`` now."""
+
+    def link_to(self, device: torch.device) -> Link:
+        """Return what brings weights to ``device``."""
 
 
 def make_twins(
-    stage: Stage, original: Prepared, others: Others, blueprint: Blueprint, load: Load, loras: Stack
+    stage: Stage, networks: Mapping[NetworkKey[Any], Prepared], engine: SharingEngine, loras: Stack
 ) -> list[Twin]:
     """Return the shared network of a stage for the other devices, each as it fits there; nobody runs yet.
 
+    Networks that run elsewhere than the transformer are not shared.
+
     Args:
-        stage: what runs, and shares a network.
-        original: that network of the first device, whose weights are at home.
-        others: the other devices.
-        blueprint: of the model.
-        load: what LoRAs add to the need of the stage.
+        stage: what runs.
+        networks: of the stage, built for the first device.
+        engine: owner of all devices.
         loras: those of the transformer.
     """
-    twins: list[Twin] = []
-    key = stage.shared_network(blueprint)
-    assert key is not None
-    for device in others.devices:
+    key = stage.shared_network(engine.blueprint) if engine.other_devices else None
+    if key is None or engine.device(key) != engine.device(TRANSFORMER):
+        return []
+    original, twins = networks[key], list[Twin]()
+    original.store.release()  # twins share what is at home
+    for device in engine.other_devices:
         try:
-            room = others.room_on(device)
-            placement = place_stage(stage, blueprint, room, load)
+            room = engine.room_on(device)
+            placement = place_stage(stage, engine.blueprint, room, engine.load)
         except DoesNotFitError as error:
             _log.warning("%s is left out, and the clip goes on without it: %s", device, error)
             continue
         (network,) = map(twin_of, original.modules)
-        arrival = arrival_on(device, others.dtype)
-        store = Store(network, device, link=others.link_to(device), arrival=arrival, original=original.store)
-        adapters = adapters_of([network], key, loras, fuse=fuses(device))
-        prepared = Prepared((network,), store, tuple(adapters))
+        arrival = arrival_on(device, engine.dtype(key))
+        store = Store(network, device, link=engine.link_to(device), arrival=arrival, original=original.store)
+        prepared = Prepared((network,), store, adapters_of([network], key, loras, device))
         twins.append(Twin(key, device, prepared, placement, rate_of(placement, room)))
     return twins
 

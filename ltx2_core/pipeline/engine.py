@@ -2,11 +2,13 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from functools import cached_property
 from typing import Any, TypeVar
+
+import torch
 
 from ..disk_cache import cache_folder
 from ..disk_cache.mapped import FileSpan
@@ -14,14 +16,16 @@ from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
 from ..memory.pinned import PinnedMemory
-from ..memory.placement import Placement
+from ..memory.placement import Placement, Room
+from ..memory.ring import Link
 from ..settings import Resources
 from ..transformer import attending_with, compiling, note_step
+from .devices import make_twins, shared_by
 from .pace import Pace
 from .plan import place_stage
 from .precision import exact_float32
 from .prefetch import reading_ahead
-from .prepare import LoraLoad
+from .prepare import LoraLoad, Prepared, ready
 from .stage import TRANSFORMER, Engine, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
 
 _log = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ EngineT = TypeVar("EngineT", bound="PlannedEngine")
 class PlannedEngine(Engine, ABC):
     """An engine that places every stage as it was planned, or as it fits when it comes."""
 
+    pinned: PinnedMemory  # holds weights in RAM
+    other_devices: Sequence[torch.device] = ()  # help the first one
     resources: Resources  # with which attention the transformer computes, compiled or as CUDA graphs, and how LoRAs act
     _pace: Pace | None = None  # of a stage that asks its network again and again
     _plan: StagePlan | None = None
@@ -49,8 +55,8 @@ class PlannedEngine(Engine, ABC):
         return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.resources)
 
     @abstractmethod
-    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
-        """Bring the networks of ``stage`` to where they run, with ``loras`` or those of the model, as a context."""
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> AbstractContextManager[Networks]:
+        """Bring the networks of ``stage`` to where they run, with ``loras``, as a context."""
 
     @abstractmethod
     def holds(self, key: NetworkKey[Any]) -> bool:
@@ -61,10 +67,17 @@ class PlannedEngine(Engine, ABC):
     def spare_ram(self) -> int:
         """Bytes of RAM that are neither taken nor promised nor kept free; may be negative."""
 
-    @property
     @abstractmethod
-    def pinned(self) -> PinnedMemory:
-        """What holds weights in RAM."""
+    def room_on(self, device: torch.device) -> Room:
+        """Return what a stage may take of ``device`` now."""
+
+    @abstractmethod
+    def link_to(self, device: torch.device) -> Link:
+        """Return what brings weights to ``device``."""
+
+    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
+        """Return what a stage that streams this network may take now."""
+        return self.room_on(self.device(key))
 
     def clear_ram(self, nbytes: int) -> None:
         """Let weights that rest in RAM make room for ``nbytes`` of frames."""
@@ -121,7 +134,7 @@ class PlannedEngine(Engine, ABC):
                 exact_float32(),
                 attending_with(self.resources.attention),
                 compiling(self.resources.torch_compile and TRANSFORMER in stage.networks),
-                self.bring(stage, placement, loras) as networks,
+                self.bring(stage, placement, self.loras if loras is None else loras) as networks,
                 self.graphing(stage, placement, networks),
                 reading_ahead(self, stage, self._plan, placement, self._read_ahead),
             ):
@@ -129,6 +142,22 @@ class PlannedEngine(Engine, ABC):
             self._report_pace(stage)
         finally:
             self._in_use, self._pace = (), None
+
+    @contextmanager
+    def sharing(
+        self,
+        stage: Stage,
+        placement: Placement | None,
+        networks: Mapping[NetworkKey[Any], Prepared],
+        loras: Stack,
+        make_room: Callable[[Placement | None], None] | None = None,
+    ) -> Iterator[Networks]:
+        """Yield the networks of ``stage`` ready to run with ``loras``, the shared one on all devices; see ``ready``."""
+        twins = make_twins(stage, networks, self, loras)
+        prepared = *networks.values(), *(twin.prepared for twin in twins)
+        self._in_use = [adapter for each in prepared for adapter in each.adapters]
+        with ready(networks, placement, make_room) as own, shared_by(twins, own, self, placement) as shared:
+            yield shared
 
     def graphing(self, stage: Stage, placement: Placement | None, networks: Networks) -> AbstractContextManager[object]:
         """Let steps of ``stage`` be CUDA graphs, as a context, if it was placed so; the log says why not."""

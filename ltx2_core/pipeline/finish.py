@@ -188,5 +188,5 @@ def _video_stage(content: AVLatent, request: Request) -> DecodeVideo | None:
     if content.video is None:
         return None
     _, _, frames, height, width = content.video.shape
-    keyframes = () if content.keyframes is None else content.keyframes.frames
-    return DecodeVideo((frames, height, width), request.tiling, denoising=request.decoding, keyframes=keyframes)
+    size, keyframes = (frames, height, width), content.generated_frames
+    return DecodeVideo(size, request.tiling, denoising=request.decoding, keyframes=keyframes)

@@ -5,10 +5,11 @@ return. A CONDITIONING is a sequence of pairs, a tensor and a mapping.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -205,7 +206,9 @@ class GraphLatent:
             return first, others[0]
         return (first, None) if self.has_picture else (None, first)
 
-    def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
+    def with_content(
+        self, content: AVLatent, drop: Collection[str] = (), extras: Latent = MappingProxyType({})
+    ) -> Latent:
         """Return the LATENT with other content, without extras in ``drop`` and with further ``extras``."""
         kept = {key: value for key, value in self.extras.items() if key not in (*drop, KEYFRAMES)}
         if content.keyframes is not None:
@@ -213,7 +216,7 @@ class GraphLatent:
         if self._guides is not None and content.video is not None:
             frames = self._guides.latent.to(content.video)
             content = replace(content, video=torch.cat((content.video, frames), dim=2))
-        return latent_of(content, kept | {"fps": self.fps, MADE_BY: self.made_by} | extras)
+        return latent_of(content, {**kept, "fps": self.fps, MADE_BY: self.made_by, **extras})
 
     def as_take(self, tags: Mapping[str, str]) -> Take:
         """Return what a file keeps of this; what other packs wrote into the LATENT is no part of it."""
@@ -223,25 +226,24 @@ class GraphLatent:
 
     def finished(self, content: AVLatent, last: Step | None, drawn: tuple[int, ...]) -> Latent:
         """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
-        extras: dict[str, Any] = {LAST_STEP: None if last is None else last.to("cpu"), DRAWN: (*self.drawn, *drawn)}
-        return self.with_content(content, (), **extras)
+        extras = {LAST_STEP: None if last is None else last.to("cpu"), DRAWN: (*self.drawn, *drawn)}
+        return self.with_content(content, extras=extras)
 
     def upscaled(self, content: AVLatent, fps: Fraction) -> Latent:
         """Return the enlarged latent; masks and steps of the small one do not hold for it."""
         times = self.times * round(fps / self.fps)
-        extras: dict[str, Any] = {"fps": fps, TIMES: times, DRAWN: self.drawn_by_first}
-        return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), **extras)
+        extras = {"fps": fps, TIMES: times, DRAWN: self.drawn_by_first}
+        return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), extras)
 
     def raised(self, content: AVLatent, draws: Sequence[tuple[int, ...]]) -> Latent:
         """Return what a round of windows, which drew so many numbers each, made of this."""
-        extras: dict[str, Any] = {DRAWN: (*self.drawn_by_first, *(count for each in draws for count in each))}
-        return self.with_content(content, (), **extras)
+        return self.with_content(content, extras={DRAWN: sum(draws, self.drawn_by_first)})
 
     def refined(self, content: AVLatent, tiles: Tiles, drawn: tuple[int, ...]) -> Latent:
         """Return the refined latent, which says where its tiles meet."""
         size = self.shape.video_latent
-        extras: dict[str, Any] = {SEAMS: (size, tiles.seams(size)), DRAWN: (*self.drawn_by_first, *drawn)}
-        return self.with_content(content, (LAST_STEP,), **extras)
+        extras = {SEAMS: (size, tiles.seams(size)), DRAWN: (*self.drawn_by_first, *drawn)}
+        return self.with_content(content, (LAST_STEP,), extras)
 
 
 def tokens_of(latent: Latent | None) -> int | None:

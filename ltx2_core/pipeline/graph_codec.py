@@ -75,7 +75,7 @@ def extend_latent(latent: GraphLatent, seconds: float) -> tuple[Latent, ClipShap
     frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
     longer = ClipShape(clip.width, clip.height, frames, clip.fps)
     content, mask = extended(latent.content, longer)
-    return latent.with_content(content, noise_mask=tuple(mask.streams().values())), longer
+    return latent.with_content(content, extras={"noise_mask": tuple(mask.streams().values())}), longer
 
 
 def decode_frames(
@@ -96,10 +96,9 @@ def decode_frames(
     latent.read_by(engine.models)
     values = dict(decoding)
     tiling = settings_from(Tiling, values)
-    keyframes = latent.content.keyframes
-    frames = () if keyframes is None else keyframes.frames
-    stage = DecodeVideo((count, height, width), tiling, batch, settings_from(Denoising, values), frames, whole=True)
-    return stage.collect(engine, latent.video, latent.seams, keyframes)
+    denoising, frames = settings_from(Denoising, values), latent.content.generated_frames
+    stage = DecodeVideo((count, height, width), tiling, batch, denoising, frames, whole=True)
+    return stage.collect(engine, latent.video, latent.seams, latent.content.keyframes)
 
 
 def decode_mel(engine: Engine, latent: GraphLatent) -> MelSpectrogram:

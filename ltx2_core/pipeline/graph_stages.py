@@ -18,14 +18,13 @@ from ..latents import AVLatent
 from ..memory.machine import Machine
 from ..sampling import Guidance, Recipe, Step, StreamGuidance, schedules
 from ..sampling import Refine as RefineRecipe
-from ..sampling.tiles import TileSettings
 from ..settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
 from ..upscaler import UpscalerConfig
 from .decode_video import DecodeVideo
 from .encode_conditions import ConditionCache, check_keyframes, check_something_is_left
 from .generate import recipe_of
 from .grade import prepare_encoding
-from .graph import NO_PICTURE, Conditioning, GraphLatent, GraphPrompt, Latent, LongClipPlan, script_of
+from .graph import NO_PICTURE, Conditioning, GraphLatent, Latent, LongClipPlan, script_of
 from .long import sampled_size, texts_at_once
 from .plan import Plan, plan_stages
 from .raise_rate import RaiseRate
@@ -146,27 +145,27 @@ def upscale_latent(
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
     key, size, dtype = upscaler_key(upscaler), latent.shape.video_latent, upscaler.dtype
+    keyframes = len(latent.content.generated_frames)
     stage = Upscale(key, upscaler.config, size, dtype, latent.batch, keyframes, tones=second.tones)
     content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
     return latent.upscaled(content, fps)
 
 
 def refine_latent(
-    engine: GraphEngine, large: Latent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
-    seed: int, settings: dict[str, Any], small: AVLatent | None = None
+    engine: GraphEngine, latent: GraphLatent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
+    seed: int, conditions: Sequence[Condition], small: AVLatent | None = None
 ) -> tuple[Latent, str]:  # fmt: skip
     """Refine a latent in tiles.
 
     Args:
         engine: of the transformer.
-        large: what to refine.
+        latent: what to refine.
         prompts: the prompt, and the negative one if there is one.
         second: the settings of the second stage.
         recipe: what these and the model's own recipe come to.
         seed: of the noise.
-        settings: values of the widgets for tiles, and what is given as ``conditions``.
+        conditions: what is given.
         small: the latent of the first stage, which a detailing IC-LoRA follows.
 
     Returns:
@@ -175,16 +174,14 @@ def refine_latent(
     Raises:
         SettingError: for a latent without a picture, and where a negative prompt is missing.
     """
-    latent = GraphLatent(large, prompt=GraphPrompt(prompts[0])).read_by(engine.models)
-    if not latent.has_picture:
+    if not latent.read_by(engine.models).has_picture:
         raise SettingError(NO_PICTURE)
-    conditions = settings.get("conditions") or ()
     held = second.held if latent.content.audio is not None else ()
     if small is not None and small.video is not None:
         held = (*second.followed(small.video, latent.shape.video_latent, engine.loras), *held)
     items, state = given_in(engine, latent, second.given(conditions), *held)
-    tiles, loras = settings_from(TileSettings, settings), second.kept_loras(engine.loras, conditions)
-    stage = Refine.of(recipe, SamplingSettings(seed=seed), tiles, state, loras, latent.drawn_by_first)
+    loras = second.kept_loras(engine.loras, conditions)
+    stage = Refine.of(recipe, SamplingSettings(seed=seed), second.tiles, state, loras, latent.drawn_by_first)
     _check_negative(stage.sampling, prompts)
     stage = engine.fit(stage)
     script = script_of(engine, prompts[0], prompts[1] if stage.sampling.needs_negative else None)

@@ -32,11 +32,10 @@ from ..text import Tokenizer
 from ..transformer import SequenceParallel, TransformerConfig, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .device_thread import working_on
-from .devices import Others, Twin, make_twins, shared_by
 from .engine import PlannedEngine
 from .gain import describe_gain, describe_sharing
 from .plan import Plan
-from .prepare import Prepared, adapters_of, build_modules, folded_stack, fuses, joined, ready
+from .prepare import Prepared, adapters_of, build_modules, folded_stack, joined
 from .processes import Processes, joined_processes
 from .stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 
@@ -86,14 +85,14 @@ class LocalEngine(PlannedEngine):
         _check_loras(loras, models)
         self.models, self.events, self.loras, self._keeps = models, events, loras, keeps
         self.resources = resources
-        self._devices = devices_named(resources.device_names) or (best_device(),)
-        self._device, self._processes = self._devices[0], joined_processes()
+        self._device, *self.other_devices = devices_named(resources.device_names) or (best_device(),)
+        self._processes = joined_processes()
         if self._processes is not None:
             self._device = self._own_device(self._processes)
         if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)  # where kernels start that are not of PyTorch, wherever tensors are
         self._dtype = resources.dtype or compute_dtype(self._device, models.width)
-        self._pinned = PinnedMemory(resources.ram)
+        self.pinned = PinnedMemory(resources.ram)
         self._built: dict[Identity, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
 
     def with_loras(self, loras: Stack) -> "LocalEngine":
@@ -110,7 +109,7 @@ class LocalEngine(PlannedEngine):
             DoesNotFitError: if it does not fit.
         """
         super().follow(plan)
-        rooms = [self._room_on(device) for device in (self._device, *self._devices[1:])]
+        rooms = [self.room_on(device) for device in (self._device, *self.other_devices)]
         if not isinstance(plan, Plan) or any(room.budget is None for room in rooms):
             return
         for line in self._describe_gain(plan, rooms):
@@ -123,7 +122,7 @@ class LocalEngine(PlannedEngine):
 
     def _own_device(self, processes: Processes) -> torch.device:
         """The device of this one of several processes, whose heads are checked before anything is loaded."""
-        if len(self._devices) > 1 or self._device.index is not None:
+        if self.other_devices or self._device.index is not None:
             named = ", ".join(self.resources.device_names)
             raise SettingError(
                 f"{named[:80]} names devices, but torchrun started {processes.size} processes, each of which has the "
@@ -171,7 +170,7 @@ class LocalEngine(PlannedEngine):
         dtypes = {name: self._dtype_of(name) for name in names}
         tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
         found = blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
-        return found.among(len(self._devices)) if self._processes is None else found.over(self._processes.size)
+        return found.among(1 + len(self.other_devices)) if self._processes is None else found.over(self._processes.size)
 
     @cached_property
     def machine(self) -> Machine:
@@ -182,18 +181,15 @@ class LocalEngine(PlannedEngine):
         source = self.models.sources.get("transformer")
         return current_machine(device, None if source is None else source.file.path, self._dtype)
 
-    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
-        """Return what may be taken now."""
-        return self._room_on(self._device)
-
-    def _room_on(self, device: torch.device) -> Room:
+    def room_on(self, device: torch.device) -> Room:
+        """Return what a stage may take of ``device`` now."""
         free, vram = self._usable(device), self.resources.vram
         if free is None and vram is None:
             return self._room_in_ram()
         budget = vram if free is None else _rounded(free)
         assert budget is not None
         total, available = self._ram
-        held = self._pinned.held
+        held = self.pinned.held
         pinned = pinnable(total, available + held)
         most = None if self.resources.ram is None else _rounded(self.resources.ram)
         machine = self.machine if device == self._device else self._machine_of(device)
@@ -214,14 +210,9 @@ class LocalEngine(PlannedEngine):
         return any(known == key for known, _, _ in self._built)
 
     @property
-    def pinned(self) -> PinnedMemory:
-        """What holds weights in RAM."""
-        return self._pinned
-
-    @property
     def spare_ram(self) -> int:
         """Bytes of RAM that are neither taken nor promised nor kept free; of several processes none has any."""
-        return 0 if self._processes is not None else self._pinned.spare(*ram(), self.resources.ram)
+        return 0 if self._processes is not None else self.pinned.spare(*ram(), self.resources.ram)
 
     def _room_in_ram(self) -> Room:
         """What a CPU may take; a model that is small beside that needs no plan, and stays where it is used."""
@@ -238,30 +229,25 @@ class LocalEngine(PlannedEngine):
         return own + (0 if self.models.text_encoder is None else self.encoder.parameters)
 
     @contextmanager
-    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> Iterator[Networks]:
         """Bring the networks of ``stage``, and leave the device afterwards.
 
         What no later stage of the plan works with is given up, and built anew if it is asked for all the same.
         """
         self.events.check()
-        stack = self.loras if loras is None else loras
-        prepared = {key: self._prepare(key, stack) for key in stage.networks}
-        twins = self._twins(stage, prepared, stack)
-        self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
+        prepared = {key: self._prepare(key, loras) for key in stage.networks}
         try:
-            with ready(prepared, placement, lambda placement: self._make_room(prepared, placement)) as networks:
+            with self.sharing(stage, placement, prepared, loras) as networks:
                 if self._processes is not None and TRANSFORMER in prepared:
                     network = networks[TRANSFORMER]
                     together = SequenceParallel(network, network.config, self._processes)
-                    yield networks.replaced(TRANSFORMER, together)
-                    return
-                with shared_by(twins, networks, self, placement) as shared:
-                    yield shared
+                    networks = networks.replaced(TRANSFORMER, together)
+                yield networks
         finally:
             for key, each in prepared.items():
                 each.store.release()
                 if not self._stays(stage, key):
-                    self._built.pop(self._identity(key, stack), None)
+                    self._built.pop(self._identity(key, loras), None)
 
     def _stays(self, stage: Stage, key: NetworkKey[Any]) -> bool:
         """Whether a network is used behind ``stage``, or by the next clip, for which folded LoRAs are not kept."""
@@ -275,19 +261,12 @@ class LocalEngine(PlannedEngine):
                 del self._built[other]  # which holds other LoRAs
             arrival = arrival_on(self._device, self.dtype(key))
             modules = tuple(self._build(key, identity[2], arrival.deferred))
-            link = self._link(self._device)
+            link = self.link_to(self._device)
             self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
         modules, store = self._built[identity]
         if (processes := self._processes) is not None:
             store.exchanges = lambda: processes.exchanges
-        return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
-
-    def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
-        """The shared network of a stage for all devices but the first."""
-        if len(self._devices) == 1 or (key := stage.shared_network(self.blueprint)) is None:
-            return []
-        others = Others(self._devices[1:], self.dtype(key), self._room_on, self._link)
-        return make_twins(stage, prepared[key], others, self.blueprint, self.load, loras)
+        return Prepared(modules, store, adapters_of(modules, key, loras, self._device))
 
     def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
         return key, self.dtype(key), folded_stack(key, loras, self.resources.fold_loras)
@@ -301,15 +280,11 @@ class LocalEngine(PlannedEngine):
         format, made = self.resources.format if key == TRANSFORMER else None, self.blueprint.give
         return build_modules(self.models, key, dtype, format, folded, self._device, deferred, made)
 
-    def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
-        first = next(iter(prepared.values()))
-        if placement is not None:
-            first.store.set_budget(placement.weight_budget)
-
-    def _link(self, device: torch.device) -> Link:
+    def link_to(self, device: torch.device) -> Link:
+        """Return what brings weights to ``device``."""
         if device.type == "cpu" and self.resources.vram is not None:
             return Plain(device)
-        return link_to(device, self._pinned)
+        return link_to(device, self.pinned)
 
 
 def _check_loras(loras: Stack, models: Models) -> None:

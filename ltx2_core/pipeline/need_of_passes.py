@@ -10,10 +10,19 @@ from ..memory.link import InPlace
 from ..memory.placement import StageNeed
 from ..memory.store import Store
 from ..memory.trace import Cost, cost
-from ..sampling import Guidance, Network
+from ..sampling import Guidance
 from ..sampling.guidance import PASSES, perturbation_of
 from ..text.tokenizer import LENGTH
-from ..transformer import ImaginedPeers, Pass, SequenceParallel, StreamInput, TextSchedule, Transformer, Visibility
+from ..transformer import (
+    ImaginedPeers,
+    Network,
+    Pass,
+    SequenceParallel,
+    StreamInput,
+    TextSchedule,
+    Transformer,
+    Visibility,
+)
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .cached_text import with_text_caches
 from .stage import LatentSize

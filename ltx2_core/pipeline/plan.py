@@ -184,7 +184,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 
 
-def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> Placement | None:
+def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load) -> Placement | None:
     """Place a single stage as it fits now, with what its LoRAs add; None without a budget.
 
     Raises:

@@ -99,10 +99,12 @@ def build_modules(
     return modules
 
 
-def adapters_of(modules: Sequence[nn.Module], key: NetworkKey[Any], loras: Stack, *, fuse: bool) -> list[LoraAdapter]:
-    """Return the LoRAs on each component of a network; networks that are no components have none."""
-    pairs = zip(modules, key.components)
-    return [LoraAdapter(module, for_component(loras, name), name, fuse=fuse) for module, name in pairs]
+def adapters_of(
+    modules: Sequence[nn.Module], key: NetworkKey[Any], loras: Stack, device: torch.device
+) -> tuple[LoraAdapter, ...]:
+    """Return the LoRAs on each component of a network on ``device``; networks that are no components have none."""
+    pairs, fuse = zip(modules, key.components), fuses(device)
+    return tuple(LoraAdapter(module, for_component(loras, name), name, fuse=fuse) for module, name in pairs)
 
 
 def fuses(device: torch.device) -> bool:
@@ -272,7 +274,7 @@ class _Load:
 def ready(
     networks: Mapping[NetworkKey[Any], Prepared],
     placement: Placement | None,
-    make_room: Callable[[Placement | None], None],
+    make_room: Callable[[Placement | None], None] | None = None,
 ) -> Iterator[Networks]:
     """Yield ``networks`` ready to run.
 
@@ -283,7 +285,7 @@ def ready(
     Args:
         networks: built.
         placement: of the first of them; None keeps weights where they are used.
-        make_room: called with the placement when all patches are known.
+        make_room: called with the placement when all patches are known; None gives the first network what that says.
 
     Raises:
         NotANumberError: what the networks made is not a number; if a weight is to blame, it is named.
@@ -294,7 +296,10 @@ def ready(
         each.store.patch(each.changes)
     if placement is not None:
         first.store.stream_by(placement.unit, placement.slots or 2)
-    make_room(placement)
+    if make_room is not None:
+        make_room(placement)
+    elif placement is not None:
+        first.store.set_budget(placement.weight_budget)
     try:
         with ExitStack() as stack:
             for each in networks.values():

@@ -211,9 +211,7 @@ def part_of(latent: AVLatent, window: RoundWindow, fps: Fraction, told: Fraction
     return AVLatent(video, _resampled(latent.audio, begin, end, audio_latents(frames, told)))
 
 
-def items_of(
-    window: RoundWindow, latent: AVLatent, conditions: Sequence[LatentCondition] = ()
-) -> list[LatentCondition]:
+def items_of(window: RoundWindow, latent: AVLatent, conditions: Sequence[LatentCondition]) -> list[LatentCondition]:
     """Return what is given in ``window``: pictures in it, keyframes that are known, and room for those in between."""
     assert latent.video is not None and latent.keyframes is not None
     items: list[LatentCondition] = []

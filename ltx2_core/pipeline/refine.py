@@ -100,10 +100,9 @@ class Refine(Stage):
 
     @property
     def tile(self) -> LatentSize:
-        """The size of the largest tile; of all where no tiles were chosen."""
+        """The size of the largest tile; of a stage that was fitted."""
         assert self.size.video is not None
-        tiles = self.sampling.tiles or Tiles((1, 1, 1))
-        return replace(self.size, video=tiles.largest(self.size.video))
+        return replace(self.size, video=self.tiles.largest(self.size.video))
 
     def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "Refine":
         """Choose as few tiles as fit, of at most MAX_TILE_TOKENS tokens.
@@ -133,9 +132,9 @@ class Refine(Stage):
         return describe_products(blueprint, need_of(self, blueprint), len(passes), machine)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure the work of one tile, beside the latents of the whole."""
+        """Measure the work of one tile, beside the latents of the whole; of a stage that was fitted."""
         assert self.size.video is not None
-        tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.sampling.passes_of(self.size)
+        tiles, passes = self.tiles, self.sampling.passes_of(self.size)
         sweeps = tiles.count + (1 if tiles.count > 1 and self.refines_sound and self.size.audio is not None else 0)
         steps = self.sampling.steps * self.sampling.sampler.calls
         one = need_of_passes(blueprint, self.tile, passes, steps, name=self.name)

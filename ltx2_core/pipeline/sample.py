@@ -26,7 +26,6 @@ from ..memory.placement import SMALLER, Room, StageNeed, fitting_share, least_by
 from ..sampling import (
     SAMPLERS,
     Denoiser,
-    Network,
     Step,
     StreamGuidance,
     TiledNetwork,
@@ -43,7 +42,7 @@ from ..sampling.windows import Window, Windowing
 from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
-from ..transformer import SequenceParallel
+from ..transformer import Network, SequenceParallel
 from .blueprint import Blueprint
 from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .long import Script, sample_long

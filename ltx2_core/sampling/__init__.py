@@ -2,7 +2,7 @@
 
 from ..transformer import ATTENTIONS
 from .blend import check_prompts
-from .denoiser import Denoiser, Network
+from .denoiser import Denoiser
 from .guidance import (
     NEUTRAL,
     PASSES,
@@ -29,7 +29,6 @@ __all__ = [
     "Denoiser",
     "Guidance",
     "GuidanceBySigma",
-    "Network",
     "Recipe",
     "Refine",
     "ScheduleSettings",

@@ -11,19 +11,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..conditioning import AVState, State
 from ..errors import SettingError
 from ..latents import AVLatent
-from ..transformer import UNPERTURBED, Pass, Perturbation, StepCache, StreamInput, TextCache
+from ..transformer import UNPERTURBED, Network, Pass, Perturbation, StepCache, StreamInput, TextCache, Velocities
 from .blend import Contexts, Weight, blended, shares
 from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, in_walks, passes_needed, perturbation_of
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
-Velocities = tuple[Tensor | None, Tensor | None]
-
-
-class Network(Protocol):
-    """The transformer, as the denoiser uses it."""
-
-    def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
-        """Compute the velocities (B, N, C) of all passes of a step; ``between_blocks`` may raise to interrupt."""
 
 
 class CachingNetwork(Network, Protocol):

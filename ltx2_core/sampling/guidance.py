@@ -1,13 +1,13 @@
 """Guidance of a stream: a sum of terms, each of which compares the conditional pass with one that leaves something out.
 
-The equation of each term is in ``README.md`` of this folder, "Guidance". A new term is one class and one field of
-``Guidance``, and a row of ``PASSES`` if it needs a pass that does not exist yet; the denoiser and the planner read what
-they need from here.
+The equation of each term is in ``README.md`` of this folder, "Guidance". A new term is one field of ``Guidance`` and
+one line of ``Guidance.terms``, and a row of ``PASSES`` if it needs a pass that does not exist yet; the denoiser and the
+planner read what they need from here.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from torch import Tensor
 
@@ -20,23 +20,31 @@ from .samplers import Sampler
 # --------------------------------------------------------------------------------------------------------------- terms
 
 
-class Term(Protocol):
-    """One summand of the guidance of a stream."""
+@dataclass(frozen=True)
+class Term:
+    """One summand of the guidance of a stream: away from what a pass makes that leaves something out.
 
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The passes that have to run for it beside the conditional one, by their names in ``PASSES``."""
+    Attributes:
+        name: of this pass, a row of ``PASSES``.
+        weight: how far; 0 is neutral.
+        asks: whether it lets the pass run; else it follows it where the other stream does.
+    """
 
-    @property
-    def is_neutral(self) -> bool:
-        """True if it adds nothing, so that its passes need not run."""
+    name: str
+    weight: float
+    asks: bool = True
 
-    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """Compute the summand of the guided estimate; ``x0`` maps passes to estimates (B, N, C), float32."""
+    def delta(self, cond: Tensor, other: Tensor) -> Tensor:
+        """Return the summand, given the estimates (B, N, C) of the conditional and of the other pass, float32."""
+        return self.weight * self.direction(cond, other)
+
+    def direction(self, cond: Tensor, other: Tensor) -> Tensor:
+        """Return what leads from the estimate of the other pass to the conditional one."""
+        return cond - other
 
 
 @dataclass(frozen=True)
-class TextCFG:
+class TextCFG(Term):
     """Classifier-free guidance by text: away from what the negative prompt makes (Ho and Salimans, arXiv:2207.12598).
 
     With ``star`` the negative estimate is first scaled to fit the conditional one (CFG-Zero*, arXiv:2503.18886).
@@ -44,103 +52,21 @@ class TextCFG:
     (APG, arXiv:2410.02416).
     """
 
-    scale: float
     star: bool = False
     parallel: float = 1.0
     limit: float = 0.0
 
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The pass that reads the negative prompt."""
-        return ("negative",)
-
-    @property
-    def is_neutral(self) -> bool:
-        """True at scale 1."""
-        return self.scale == 1
-
-    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """Return (scale - 1) times the direction from the negative to the conditional estimate."""
-        return (self.scale - 1) * self._direction(x0["cond"], x0["negative"])
-
-    def _direction(self, cond: Tensor, negative: Tensor) -> Tensor:
-        """cond - negative in its plain form."""
+    def direction(self, cond: Tensor, other: Tensor) -> Tensor:
+        """Return cond - other in its plain form."""
         if self.star:
-            negative = _along(cond, negative)
-        difference = cond - negative
+            other = _along(cond, other)
+        difference = cond - other
         if self.limit:
             norm = difference.flatten(1).norm(dim=1).view(-1, *[1] * (cond.ndim - 1))
             difference = difference * (self.limit / norm).clamp(max=1)
         if self.parallel != 1:
             difference = difference + (self.parallel - 1) * _along(difference, cond)
         return difference
-
-
-@dataclass(frozen=True)
-class STG:
-    """Spatio-temporal guidance: away from what comes out with self-attention off in some blocks (arXiv:2411.18664).
-
-    Without blocks it asks for nothing, but follows what the other stream leaves out (official: one pass for both).
-    """
-
-    scale: float
-    blocks: tuple[int, ...]
-
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The pass with self-attention off, if there are blocks."""
-        return ("perturbed",) if self.blocks else ()
-
-    @property
-    def is_neutral(self) -> bool:
-        """True at scale 0."""
-        return self.scale == 0
-
-    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """Scale times the direction from the perturbed to the conditional estimate."""
-        return self.scale * (x0["cond"] - x0.get("perturbed", x0["cond"]))
-
-
-@dataclass(frozen=True)
-class CrossModalCFG:
-    """Guidance by the other stream: away from what comes out with the attention between the streams off."""
-
-    scale: float
-
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The pass in which the streams do not attend to each other."""
-        return ("isolated",)
-
-    @property
-    def is_neutral(self) -> bool:
-        """True at scale 1."""
-        return self.scale == 1
-
-    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """Return (scale - 1) times the direction from the isolated to the conditional estimate."""
-        return (self.scale - 1) * (x0["cond"] - x0["isolated"])
-
-
-@dataclass(frozen=True)
-class IdentityGuidance:
-    """Identity guidance: away from what comes out without the reference sound (ID-LoRA)."""
-
-    scale: float
-
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The pass without the reference sound."""
-        return ("unreferenced",)
-
-    @property
-    def is_neutral(self) -> bool:
-        """True at scale 0."""
-        return self.scale == 0
-
-    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """Scale times the direction from the unreferenced to the conditional estimate."""
-        return self.scale * (x0["cond"] - x0["unreferenced"])
 
 
 def _along(x: Tensor, direction: Tensor) -> Tensor:
@@ -248,16 +174,16 @@ class Guidance(Checked):
     def terms(self) -> tuple[Term, ...]:
         """The terms in the order in which they are summed, neutral ones included."""
         return (
-            TextCFG(self.text_scale, self.cfg_star, self.apg_parallel, self.apg_limit),
-            STG(self.stg_scale, self.stg_blocks),
-            CrossModalCFG(self.cross_modal_scale),
-            IdentityGuidance(self.identity_scale),
+            TextCFG("negative", self.text_scale - 1, True, self.cfg_star, self.apg_parallel, self.apg_limit),
+            Term("perturbed", self.stg_scale, asks=bool(self.stg_blocks)),
+            Term("isolated", self.cross_modal_scale - 1),
+            Term("unreferenced", self.identity_scale),
         )
 
     @property
     def passes(self) -> frozenset[str]:
         """The passes that the terms need beside the conditional one."""
-        return frozenset(name for term in self.terms if not term.is_neutral for name in term.passes)
+        return frozenset(term.name for term in self.terms if term.weight and term.asks)
 
     @property
     def uses_nag(self) -> bool:
@@ -304,20 +230,20 @@ class Guidance(Checked):
         Sums and deviations are taken over each sample, so that a sample does not depend on its neighbours in a batch.
 
         Args:
-            x0: Maps passes to the estimates (B, N, C) of this stream; "cond" is always there. A term whose passes did
-                not run adds nothing.
+            x0: Maps passes to the estimates (B, N, C) of this stream; "cond" is always there. A term whose pass did not
+                run adds nothing.
 
         Returns:
             The guided estimate in the dtype of "cond"; "cond" itself, bit for bit, where all terms are neutral.
         """
         precise = {name: estimate.float() for name, estimate in x0.items()}
-        active = [term for term in self.terms if not term.is_neutral and precise.keys() >= set(term.passes)]
-        if not active or len(x0) == 1:
+        active = [term for term in self.terms if term.weight and term.name in precise]
+        if not active:
             return x0["cond"]
-        guided = precise["cond"]
+        guided = cond = precise["cond"]
         for term in active:
-            guided = guided + term.delta(precise)
-        return self._rescaled(precise["cond"], guided).to(x0["cond"].dtype)
+            guided = guided + term.delta(cond, precise[term.name])
+        return self._rescaled(cond, guided).to(x0["cond"].dtype)
 
     def _rescaled(self, cond: Tensor, guided: Tensor) -> Tensor:
         """Draw the deviation of each sample back to that of ``cond`` (arXiv:2305.08891, section 3.4)."""
@@ -417,13 +343,9 @@ def _nothing(video: Guidance, audio: Guidance) -> Perturbation:
 
 
 def _self_attention(video: Guidance, audio: Guidance) -> Perturbation:
-    """Self-attention of each stream in the blocks of its own STG."""
-    return Perturbation(_stg_blocks(video), _stg_blocks(audio))
-
-
-def _stg_blocks(guidance: Guidance) -> frozenset[int]:
-    active = (term for term in guidance.terms if isinstance(term, STG) and not term.is_neutral)
-    return frozenset(block for term in active for block in term.blocks)
+    """Self-attention of each stream in the blocks of its own spatio-temporal guidance (STG, arXiv:2411.18664)."""
+    own, other = (frozenset(each.stg_blocks if each.stg_scale else ()) for each in (video, audio))
+    return Perturbation(own, other)
 
 
 def _cross_modal_attention(video: Guidance, audio: Guidance) -> Perturbation:

@@ -21,9 +21,9 @@ from ..errors import SettingError
 from ..fields import Checked, Choice, Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
 from ..latents import AVLatent
-from ..transformer import Pass, StreamInput
+from ..transformer import Network, Pass, StreamInput, Velocities
 from ..video_vae.tiling import Span, blend_weights
-from .denoiser import ManyNetworks, Network, Velocities
+from .denoiser import ManyNetworks
 
 Size = Sequence[int]  # time, height, width
 

@@ -5,7 +5,7 @@ from ..layers.kernels import ATTENTIONS, attending_with, compiling, compiling_pa
 from .block import TextAttention
 from .config import StreamConfig, TransformerConfig
 from .graphs import find_obstacle_of_allocator
-from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
+from .inputs import UNPERTURBED, Nag, Network, Pass, Perturbation, StreamInput, Velocities
 from .model import Transformer
 from .sequence import SequenceParallel, check_heads
 from .share import ImaginedPeers, Peers
@@ -17,6 +17,7 @@ __all__ = [
     "UNPERTURBED",
     "ImaginedPeers",
     "Nag",
+    "Network",
     "Pass",
     "Peers",
     "Perturbation",
@@ -29,6 +30,7 @@ __all__ = [
     "TextSchedule",
     "Transformer",
     "TransformerConfig",
+    "Velocities",
     "Visibility",
     "attending_with",
     "check_heads",

@@ -1,6 +1,8 @@
-"""The inputs of one call of the transformer."""
+"""The inputs of one call of the transformer, and what is called."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -62,3 +64,12 @@ class Perturbation:
 
 
 UNPERTURBED = Perturbation()
+
+Velocities = tuple[Tensor | None, Tensor | None]  # (B, N, C) of video and audio; None for an absent stream
+
+
+class Network(Protocol):
+    """The transformer, or what answers for it."""
+
+    def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
+        """Compute the velocities of all passes of a step; ``between_blocks`` may raise to interrupt."""

@@ -15,7 +15,7 @@ from ..layers import Linear, Rope, Rotation, TokenLevels, apply_gelu, repeat
 from .block import Block
 from .config import StreamConfig, TransformerConfig
 from .graphs import SweepGraphs
-from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
+from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput, Velocities
 from .modulation import AdaLN, Modulation, modulate
 from .state import StatePair, StreamState, TextInput
 from .step_cache import StepCache
@@ -201,7 +201,7 @@ class Transformer(nn.Module):
         audio: StreamInput | None,
         perturbation: Perturbation = UNPERTURBED,
         between_blocks: Callable[[], None] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> Velocities:
         """Predict the velocities (B, N, C) of video and audio; None for an absent stream.
 
         Args:
@@ -217,7 +217,7 @@ class Transformer(nn.Module):
         passes: Sequence[Pass],
         between_blocks: Callable[[], None] | None = None,
         step_cache: StepCache | None = None,
-    ) -> list[tuple[Tensor | None, Tensor | None]]:
+    ) -> list[Velocities]:
         """Predict the velocities of all passes of a step, visiting every block once.
 
         The results are those of separate calls, bit for bit for passes that are no batch (see README.md, "Block");

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -13,17 +12,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..errors import SettingError
 from ..layers import TokenLevels
 from .config import TransformerConfig
-from .inputs import Pass, StreamInput
+from .inputs import Network, Pass, StreamInput, Velocities
 from .share import Peers, Shard
-
-Velocities = tuple[Tensor | None, Tensor | None]
-
-
-class Sweeping(Protocol):
-    """The transformer, or what answers for it."""
-
-    def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
-        """Compute the velocities of all passes of a step."""
 
 
 class SequenceParallel:
@@ -40,7 +30,7 @@ class SequenceParallel:
         SettingError: the heads of an attention cannot be dealt out evenly.
     """
 
-    def __init__(self, network: Sweeping, config: TransformerConfig, peers: Peers):
+    def __init__(self, network: Network, config: TransformerConfig, peers: Peers):
         check_heads(config, peers.size)
         self.network, self.peers = network, peers
         # What stays the same in all steps, and so does what is made of it.

@@ -66,7 +66,7 @@ class StreamState:
         vars(batch).update(texts=tuple(text for state in states for text in state.texts))
         return batch
 
-    def plus(self, change: Tensor, gate: TokenModulation | None = None) -> "StreamState":
+    def plus(self, change: Tensor, gate: TokenModulation | None) -> "StreamState":
         """Return the state with x + gate * change, written into ``change``: other passes may share this state.
 
         It is added when the state is normalised next, if a kernel does both at once.

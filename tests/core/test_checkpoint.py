@@ -251,6 +251,7 @@ def test_a_folder_of_links_is_what_they_lead_to(tmp_path):
     (folder / "transformer").symlink_to(elsewhere)
     (folder / "README.md").symlink_to("nowhere")
     assert files_of(folder) == [folder / "transformer" / "model.safetensors"]
+    assert files_of(file := folder / "transformer" / "model.safetensors") == [file]
     before = stamps(files_of(folder)), stamps([folder])
     (elsewhere / "model.safetensors").write_bytes(b"23")
     assert stamps(files_of(folder)) != before[0]

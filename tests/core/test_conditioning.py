@@ -208,6 +208,8 @@ def test_a_mask_of_pictures_fits_the_picture_and_one_of_moments_the_sound():
     ]  # fmt: skip
     bins = torch.tensor([0.0, 1]).expand(1, 8, 4, 2)
     assert fit_audio_mask(bins, audio).unique() == 0.5
+    channels = torch.cat((torch.zeros(1, 1, 2, 2, 4), torch.ones(1, 127, 2, 2, 4)), dim=1)
+    assert torch.equal(fit_video_mask(channels, video), torch.zeros(3, 1, 2, 2, 4))  # the first channel counts
     assert fit_video_mask(None, video).shape == (3, 1, 2, 2, 4) and fit_audio_mask(None, audio).shape == (3, 1, 4, 1)
     assert fit_video_mask(None, video).min() == 1 == fit_audio_mask(None, audio).min()
 

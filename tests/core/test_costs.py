@@ -63,6 +63,9 @@ def test_costs_of_a_hand_counted_computation():
     kernel = torch.empty(7, 3, 1, 1, 1, device="meta")
     convolution = cost(lambda: nn.functional.conv3d(torch.empty(1, 3, 2, 2, 2, device="meta"), kernel))
     assert convolution.convolutions == 2 * 8 * 7 * 3
+    kernel = torch.empty(3, 7, 4, device="meta")
+    transposed = cost(lambda: nn.functional.conv_transpose1d(torch.empty(1, 3, 5, device="meta"), kernel, stride=2))
+    assert transposed.convolutions == 2 * 3 * 5 * 7 * 4
     rows, index = torch.empty(100, 4, device="meta"), torch.empty(5, dtype=torch.long, device="meta")
     assert cost(lambda: rows.index_select(0, index)).moved == 2 * 5 * 4 * 4  # not the 100 rows
     assert cost(lambda: rows.index_copy_(0, index, rows[:5])).moved == 2 * 5 * 4 * 4

@@ -102,6 +102,13 @@ def test_tensors_that_cannot_be(tmp_path, shape, type, start, said):
     assert said in refused(tmp_path, content + bytes(-len(content) % 32 + 64))
 
 
+@pytest.mark.parametrize("length", [0, 1025])
+def test_names_of_lengths_that_cannot_be(tmp_path, length):
+    name, said = "x" * length, f"has a name of {length:,} bytes in "
+    assert said in refused(tmp_path, write(tmp_path / "x.gguf", {name: 1}, {}).read_bytes())
+    assert said in refused(tmp_path, write(tmp_path / "x.gguf", {}, {name: ("F32", (1,), bytes(4))}).read_bytes())
+
+
 def test_names_that_come_twice(tmp_path):
     header = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("a.word") + field("x"))
     assert "the field 'a.word' twice" in refused(tmp_path, header + bytes(64))

@@ -121,8 +121,9 @@ WRITES = "target = sys.argv[-1].partition('=')[2]\nopen(target, 'w').write('half
         ),
         ("raise KeyError('a fault of ours')", LTX2Error, "last words were: KeyError: 'a fault of ours'"),
         ("sys.exit(0 if first else 3)", LTX2Error, "it said nothing"),
+        ("if first: os.close(1); os.close(2); time.sleep(30)", LostPeerError, "did not end after the others"),
     ],
-    ids=["refused", "killed", "missed", "fault", "silent"],
+    ids=["refused", "killed", "missed", "fault", "silent", "asleep"],
 )
 def test_whoever_fails_is_told_in_a_sentence_and_nothing_is_left(program, tmp_path, text, kind, sentence):
     program(FIRST + WRITES + text)

@@ -106,6 +106,7 @@ def test_what_is_mapped_is_read_from_its_file(path, monkeypatch):
 def test_a_file_that_is_no_longer_at_its_path_is_read_through_its_mapping(path):
     network = mapped(path)
     path.unlink()
+    assert str(path) not in [file.path for file in mapped_files()]
     path.write_bytes(b"another file")
     unit = Unit(list(network.parameters()), mapped_files())
     assert not any(unit._parts)

@@ -102,6 +102,7 @@ def test_a_mask_gives_a_prompt_its_place_in_the_picture_and_not_in_the_sound():
     mask = torch.zeros(1, 64, 256)
     mask[..., :128] = 1
     weights = [read_extras(each).weight for each in ({"mask": mask, "mask_strength": 3.0}, {})]
+    assert torch.equal(read_extras({"mask": mask[0]}).weight.mask, mask)  # of one picture
     masked, rest = (each.video.view(2, 2, 8) for each in shares(weights, STATE))
     assert masked[..., :4].unique() == 0.75 and masked[..., 4:].unique() == 0 and rest[..., 4:].unique() == 1
     assert shares(weights, STATE)[0].audio.unique() == 0.5

@@ -1,6 +1,5 @@
 """Guidance, the denoiser, noise and recipes, by themselves."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -24,6 +23,7 @@ from ltx2_core.sampling import (
     perturbation_of,
     recipe_for,
 )
+from ltx2_core.sampling.guidance import Term
 from ltx2_core.text import Contexts
 from ltx2_core.text.relay import relay_prompts
 from ltx2_core.transformer import Perturbation
@@ -436,18 +436,14 @@ def test_the_guidance_of_both_streams():
 def test_a_new_term_needs_only_its_class():
     """Neither the denoiser nor ``passes_needed`` names the terms."""
 
-    @dataclass(frozen=True)
-    class Away:
-        passes = ("isolated",)
-        is_neutral = False
-
-        def delta(self, x0):
-            return x0["cond"] - x0["isolated"] + 1
+    class Away(Term):
+        def direction(self, cond, other):
+            return cond - other + 1
 
     class More(Guidance):
         @property
         def terms(self):
-            return (*super().terms, Away())
+            return (*super().terms, Away("isolated", 1.0))
 
     network, denoise = denoiser(video=More(3))
     _, plain = denoiser(video=Guidance(3))

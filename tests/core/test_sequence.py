@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import sequences
+import torch
 from sequences import HEADS, SIZES, Threads, farthest, questions, transformer
 
 from ltx2_core import tiny
 from ltx2_core.cli.together import check_command
 from ltx2_core.errors import SettingError
 from ltx2_core.pipeline.processes import Launch
-from ltx2_core.transformer import SequenceParallel, check_heads
+from ltx2_core.transformer import ImaginedPeers, SequenceParallel, check_heads
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,12 @@ def test_shares_of_the_tokens_give_the_whole():
         return max(farthest(network.sweep(passes), shared.sweep(passes)) for _ in range(2))
 
     assert max(Threads(2).run(ask)) <= 1e-6
+
+
+def test_a_plan_counts_what_goes_to_the_others():
+    peers, x = ImaginedPeers(4), torch.empty(4, 16)
+    assert peers.exchange(x).shape == x.shape and peers.sent == 3 * 16 * 4  # all but the own row
+    assert peers.gather(x[0]).shape == x.shape and peers.sent == 2 * 3 * 16 * 4
 
 
 def test_heads_that_cannot_be_shared_are_refused():
