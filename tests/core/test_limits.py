@@ -129,8 +129,8 @@ def test_the_sentence_names_the_flag(capsys):
 
 
 def test_the_sentence_names_the_unit(capsys):
-    main(["generate", "--prompt", "x", "--output", "x.mp4", "--window", "2"])  # which may have been meant in seconds
-    assert capsys.readouterr().err == "error: --window is 2; it must be between 17 and 2881 frames.\n"
+    main(["generate", "--prompt", "x", "--output", "x.mp4", "--seconds", "500"])
+    assert capsys.readouterr().err == "error: --seconds is 500; it must be between 0 and 120 seconds.\n"
 
 
 @pytest.mark.parametrize(
