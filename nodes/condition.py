@@ -122,7 +122,7 @@ class ReferenceVideoNode(ConditionNode):
         optional("mask", "conditions", "fill"),
         widgets(ReferenceVideo, "grow", "grow_frames"),
         widgets(GivenLight, "space"),
-        widgets(ReferenceVideo, "twice", "outpaint", "margin"),
+        widgets(ReferenceVideo, "twice", "outpaint", "margin", "edges"),
     ]
 
     @classmethod

@@ -83,6 +83,7 @@ class Files:
         self.video = (draw(FRAMES, HEIGHT // 2, WIDTH // 2, 3) * 255).round() / 255
         self.source = (draw(17, HEIGHT, WIDTH, 3) * 255).round() / 255
         self.sound = draw(2, 2 * RATE) - 0.5
+        self.film = self.source[:FRAMES, : HEIGHT - 8, : WIDTH - 8]  # of a size that no clip has
 
     def _lora(self, name: str, seed: int) -> Path:
         generator, path = torch.Generator().manual_seed(seed), self.folder / f"{name}.safetensors"
@@ -144,7 +145,9 @@ def ours(files: Files, case: str, **more) -> dict[str, Tensor]:
             settings["loras"] = [(open_lora(files.loras["ic-lora"]), Strengths(0.8, text=0))]
             settings["second"] = replace(settings["second"], sound="hold and refer", keep_references=True)
         case "hdr":
-            settings |= {"conditions": [ReferenceVideo(VideoSource(files.video))], "streams": "picture only"}
+            film = VideoSource(files.film)
+            settings |= {"conditions": [ReferenceVideo(film, edges="mirrored")], "streams": "picture only"}
+            settings |= {"width": film.size()[0], "height": film.size()[1]}
             settings["loras"] = [(open_lora(files.loras["ic-lora"]), Strengths(0.8, text=0))]
             tiles = TileSettings(2, 2, 2, 192, 64, "one by one", "alone")
             sigmas = schedules.FIXED["distilled_refine"]
@@ -272,7 +275,8 @@ def theirs(files: Files, case: str) -> dict[str, Tensor]:
         case "hdr":
             pipeline = parts.pipeline(hdr_ic_lora.HDRICLoraPipeline, made, *2 * [(("ic-lora", 0.8),)])
             pipeline._decode_video = lambda latent, *_, **__: made.update(video=latent)
-            pipeline(seed=SEED, video_conditioning=[("", 1.0)], **shape, **tiling)
+            height, width = files.film.shape[1:3]
+            pipeline(seed=SEED, video_conditioning=[("", 1.0)], **shape | {"height": height, "width": width}, **tiling)
         case "text to audio":
             parts.audio_only = True
             run(t2a_one_stage.T2AOneStagePipeline, (), num_frames=FRAMES, frame_rate=float(FPS),
@@ -314,12 +318,12 @@ class _Parts:
             a2vid_two_stage,
             dfr_pipeline,
             dubit,
-            hdr_ic_lora,
             iclora_utils,
             retake,
             ti2vid_two_stages_hq,
         )
-        from ltx_pipelines.utils import helpers, media_io, samplers
+        from ltx_pipelines.utils import helpers, samplers
+        from ltx_pipelines.utils.media_io import decode
 
         files, load = self.files, helpers.load_image_and_preprocess
         if isinstance(load, functools.partial):
@@ -334,9 +338,7 @@ class _Parts:
         helpers.get_videostream_fps = lambda _: float(FPS)
         helpers.decode_video_from_file = lambda **_: bytes_of(files.source)
         iclora_utils.decode_video_by_frame = lambda **_: bytes_of(files.video)
-        hdr_ic_lora.load_video_conditioning_hdr = lambda height, width, dtype, device, **_: [
-            media_io.video_preprocess(bytes_of(files.video), height, width, dtype, device)
-        ]
+        decode.decode_video_by_frame = lambda **_: bytes_of(files.film)
         retake.get_videostream_metadata = lambda *_, **__: shape
         dubit.get_videostream_metadata = lambda *_: shape._replace(frames=FRAMES)
         dfr_pipeline.euler_ancestral_denoising_loop = functools.partial(

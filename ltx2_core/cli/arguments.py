@@ -42,7 +42,17 @@ from ..settings import (
 from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .conditions import Sources, audio_source, beside, own_fps, path_of, read_conditions, space_of, video_source
+from .conditions import (
+    Sources,
+    audio_source,
+    beside,
+    own_fps,
+    path_of,
+    read_conditions,
+    shows_whole,
+    space_of,
+    video_source,
+)
 from .flags import Command, destination, given
 
 _log = logging.getLogger(__name__)
@@ -94,14 +104,10 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     for each in filter(None, (guidance, second.guidance)):
         check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, sources = read_clip(options)
-    clip = snapped(clip, second.step)
+    clip = snapped(clip, second.step, sizes=not shows_whole(options))
     long = long_of(options, strip)
-    if options.prompt is None and (long is None or not long.segments):
-        raise SettingError(
-            "There is no prompt: say what is to be seen and heard with --prompt, --segments FILE or --timeline FILE."
-        )
     return Request(
-        options.prompt or (long.segments[0].prompt if long is not None else ""),
+        _prompt_of(options, long),
         options.negative,
         clip=clip,
         conditions=tuple(read_conditions(options, clip, sources, models.version, loras, strip)),
@@ -116,10 +122,25 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         hq=options.hq,
         enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
         enhancer=options.enhancer,
+        encoded=options.encoded_prompt,
         blend=Blending(**given(options, Blending)) if options.blend else None,
         **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )
+
+
+def _prompt_of(options: argparse.Namespace, long: LongClip | None) -> str:
+    """What is to be seen and heard; of a prompt that is encoded already, its name. Raises SettingError without any."""
+    prompt: str | None = options.prompt
+    if prompt is None and options.encoded_prompt is not None:
+        prompt = options.encoded_prompt.name
+    if not prompt and long is not None and long.segments:
+        return long.segments[0].prompt
+    if prompt is None:
+        raise SettingError(
+            "There is no prompt: say what is to be seen and heard with --prompt, --segments FILE or --timeline FILE."
+        )
+    return prompt
 
 
 def decoding_of(options: argparse.Namespace, models: Models, command: Command) -> Request:
@@ -315,14 +336,16 @@ def long_of(options: argparse.Namespace, strip: Timeline | None) -> LongClip | N
     return LongClip(Windowing(**windows), segments, options.resume)
 
 
-def snapped(clip: ClipSettings, step: int) -> ClipSettings:
+def snapped(clip: ClipSettings, step: int, sizes: bool = True) -> ClipSettings:
     """Return the clip with the nearest sizes that LTX-2 can make, and log what was changed.
 
     Args:
         clip: what is not set in it stays so.
         step: what width and height must be multiples of.
+        sizes: whether width and height are; else they stay, and a larger clip is cut to them.
     """
-    rules = {"width": f"a multiple of {step}", "height": f"a multiple of {step}", "frames": "8 k + 1"}
+    rules = {"width": f"a multiple of {step}", "height": f"a multiple of {step}"} if sizes else {}
+    rules["frames"] = "8 k + 1"
     changed: dict[str, Any] = {}
     for name, rule in rules.items():
         asked = getattr(clip, name)

@@ -20,7 +20,7 @@ from .values import Values, notes_of
 def models_of(options: argparse.Namespace) -> Models:
     """Open the files of a model. Raises SettingError where nothing could read the prompts that there are."""
     models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
-    if models.text_encoder is None and options.latent is None:
+    if models.text_encoder is None and options.latent is None and options.encoded_prompt is None:
         needed = VERSIONS[models.version].text_encoder
         raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
     return models

@@ -185,9 +185,15 @@ def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) 
     return [replace(_reference_video(text, loras, space), mask=mask, fill=fill) for text, mask, fill in pairs]
 
 
+def shows_whole(options: argparse.Namespace) -> bool:
+    """Return whether a reference is shown whole, so that the clip may have any size."""
+    texts: list[str] = options.reference_video
+    return (bool(texts) and space_of(options) is not None) or any("edges=mirrored" in text for text in texts)
+
+
 def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
     names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
-    path, part = syntax.parse_file(text, *names, "outpaint", "margin", "start", "seconds")
+    path, part = syntax.parse_file(text, *names, "outpaint", "margin", "edges", "start", "seconds")
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     return _reference(_film(path, source, space), part, loras)
 

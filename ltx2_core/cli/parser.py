@@ -263,6 +263,8 @@ def _batch(command: Command) -> None:
 def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
+    group.add("--encoded-prompt", type=syntax.file_path, metavar="FILE",
+              help="the prompt as the official code encoded it, as it comes with the HDR IC-LoRA")  # fmt: skip
     group.add("--enhance", action="store_true",
               help="let Gemma make the prompt longer before it is read, and look at the --image that the clip begins "
               "with; what it writes is shown, and not used if it leaves out what the prompt says")  # fmt: skip
@@ -329,11 +331,12 @@ def _conditions(command: Command) -> None:
 def _references(group: Group) -> None:
     group.add("--reference-video", action="append", default=[], metavar="FILE",
               covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames",
-                                       "outpaint", "margin")},
+                                       "outpaint", "margin", "edges")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
               "temporal_scale=..,grow=..,grow_frames=..,start=..,seconds=.. (default: 1, and scales as the LoRAs "
               "say); with :outpaint=around, left, right, top or bottom it is seen whole, and the in- and outpainting "
-              "IC-LoRA paints what is free of the clip, at least margin=.. of it")  # fmt: skip
+              "IC-LoRA paints what is free of the clip, at least margin=.. of it; with :edges=mirrored, or --hdr, it "
+              "is not cut to the shape of the clip, which may have any size, such as 1920 x 1080")  # fmt: skip
     group.add("--reference-mask", action="append", default=[], type=syntax.file_path, metavar="FILE",
               help="where a reference counts, white fully; the first is for the first --reference-video, and so "
               "on")  # fmt: skip

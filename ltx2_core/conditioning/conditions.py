@@ -21,7 +21,7 @@ from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media.read import MOST_FRAMES
 from .begin import Begin
-from .fill import OFF, PLACES, Placement, grow, paint
+from .fill import AUTO, EDGES, MIRRORED, OFF, PLACES, Placement, grow, paint
 from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
 from .pictures import GeneratedKeyframes, Picture
@@ -178,6 +178,13 @@ class ReferenceVideo(Checked):
         "For outpaint: how much of the width and of the height of the clip is free at least. 0.2 around it is as if "
         "the camera had stood farther off.",
     ] = 0.0
+    edges: Annotated[
+        str,
+        Choice(EDGES, advanced=True),
+        "How a reference of another shape than the clip is shown: cut to that shape, or whole, with its mirror image "
+        "where the clip goes on to the right and below, as the official HDR pipeline shows it. auto mirrors where the "
+        "clip or the reference is HDR.",
+    ] = AUTO
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask, and for a part of light that is to be filled."""
@@ -204,7 +211,7 @@ class ReferenceVideo(Checked):
         available = min(self.video.count(shape.fps), shape.frames)
         frames = floor_frames(ceil((available - 1) / self.temporal_scale) + 1)
 
-        whole, place = (frames - 1) * self.temporal_scale + 1, self._place(width, height)
+        whole, place = (frames - 1) * self.temporal_scale + 1, self.place(width, height)
         shown = min(whole, available)  # the last one that is taken may not be the last of its kind
         hole = self._hole(shown, place)
 
@@ -230,6 +237,12 @@ class ReferenceVideo(Checked):
         return replace(self, video=video, mask=_doubled(self.mask), fill=_doubled(self.fill), twice=False)
 
     @property
+    def mirrors(self) -> bool:
+        """Whether it is shown whole, with its mirror image beside it."""
+        is_light = self.edges == AUTO and self.video.space is not None
+        return self.outpaint == OFF and (is_light or self.edges == MIRRORED)
+
+    @property
     def remakes(self) -> bool:
         """Whether a part of it is made anew."""
         return self.fill is not None or self.outpaint != OFF
@@ -250,14 +263,17 @@ class ReferenceVideo(Checked):
         Raises:
             SettingError: for too few masks.
         """
-        place = self._place(width, height)
+        place = self.place(width, height)
         return self._pixels(fps, frames, place), self._hole(frames, place)
 
     def _pixels(self, fps: Fraction, frames: int, place: Placement) -> Iterator[Tensor]:
-        return (place.within(each, 0.0) for each in self.video.fitted(fps, frames, place.width, place.height))
+        frames_seen = self.video.fitted(fps, frames, place.width, place.height, crop=not place.mirrors)
+        return (place.within(each, 0.0) for each in frames_seen)
 
-    def _place(self, width: int, height: int) -> Placement:
-        """Where it lies in a picture of this size."""
+    def place(self, width: int, height: int) -> Placement:
+        """Return where it lies in a picture of this size."""
+        if self.mirrors:
+            return Placement.mirrored(self.video.size(), (width, height))
         if self.outpaint == OFF:
             return Placement.whole(width, height)
         return Placement.of(self.video.size(), (width, height), self.outpaint, self.margin)

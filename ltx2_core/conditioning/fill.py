@@ -1,4 +1,4 @@
-"""The part of a reference that is made anew, as in- and outpainting IC-LoRAs know it (``README.md``, "References")."""
+"""Where a reference lies in the clip, and which part of it is made anew (``README.md``, "References")."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GREEN = (102, 255, 0)  # of 255; the LoRA was trained with it
+
+AUTO, CUT, MIRRORED = "auto", "cut", "mirrored"
+EDGES = (AUTO, CUT, MIRRORED)
 
 OFF = "off"
 # Where a clip is painted on, and which share of the free width and height then lies left of and above the reference.
@@ -24,11 +27,15 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a reference lies in a picture, in pixels: its size, and what is free left, right, above and below."""
+    """Where a reference lies in a picture, in pixels: its size, and what is free left, right, above and below.
+
+    A reference that covers the picture is cropped to its shape. What is free shows its mirror image, if ``mirrors``.
+    """
 
     width: int
     height: int
     free: tuple[int, int, int, int] = (0, 0, 0, 0)
+    mirrors: bool = False
 
     @classmethod
     def whole(cls, width: int, height: int) -> "Placement":
@@ -51,9 +58,28 @@ class Placement:
         left, top = (int(share * free) for share, free in zip(PLACES[place], rest))
         return cls(inner[0], inner[1], (left, rest[0] - left, top, rest[1] - top))
 
+    @classmethod
+    def mirrored(cls, size: tuple[int, int], within: tuple[int, int]) -> "Placement":
+        """Return that of a reference that is seen whole and never enlarged, at the left and upper edge of the picture.
+
+        Source: ``resize_and_reflect_pad`` of ltx-pipelines 1.2.0.
+
+        Args:
+            size: width and height of the reference.
+            within: those of the picture.
+        """
+        scale = min(Fraction(1), *(Fraction(there, own) for own, there in zip(size, within)))
+        width, height = (max(1, round(own * scale)) for own in size)
+        return cls(width, height, (0, within[0] - width, 0, within[1] - height), mirrors=True)
+
     def within(self, pixels: Tensor, value: float) -> Tensor:
-        """Return (..., H, W) in the picture, with ``value`` where it is free."""
-        return F.pad(pixels, self.free, value=value) if any(self.free) else pixels
+        """Return (..., H, W) in the picture, with ``value`` where it is free, unless it mirrors."""
+        if not any(self.free):
+            return pixels
+        if not self.mirrors:
+            return F.pad(pixels, self.free, value=value)
+        mode = "reflect" if self.free[1] < self.width and self.free[3] < self.height else "replicate"
+        return F.pad(pixels.flatten(0, -3), self.free, mode).unflatten(0, pixels.shape[:-2])
 
 
 def grow(mask: Tensor, pixels: int, frames: int) -> Tensor:

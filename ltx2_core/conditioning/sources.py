@@ -167,11 +167,14 @@ class VideoSource(Checked):
         if missing:
             yield chunk[-1:].expand(missing, -1, -1, -1)
 
-    def fitted(self, fps: Fraction, frames: int, width: int, height: int) -> Iterator[Tensor]:
-        """Yield the first ``frames`` frames (1, 3, F, height, width) in -1..1, as the video encoder takes them."""
+    def fitted(self, fps: Fraction, frames: int, width: int, height: int, crop: bool = True) -> Iterator[Tensor]:
+        """Yield the first ``frames`` frames (1, 3, F, height, width) in -1..1, as the video encoder takes them.
+
+        They are cropped to the shape that is asked for, or without ``crop`` resized to it as they are.
+        """
         if self.space is not None:
-            return (fit_light(each, width, height, self.space) for each in self._pictures(fps, frames))
-        return (fit(chunk, width, height) for chunk in self._pictures(fps, frames))
+            return (fit_light(each, width, height, self.space, crop) for each in self._pictures(fps, frames))
+        return (fit(chunk, width, height, crop) for chunk in self._pictures(fps, frames))
 
 
 def _nearest(source: Tensor | Numbered, rate: Fraction, frames: int) -> Iterator[Tensor]:

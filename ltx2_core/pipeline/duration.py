@@ -97,5 +97,5 @@ def with_length(models: Models, request: Request, events: Events) -> Request:
     head_of(models)
     engine = LocalEngine(models, request.resources, events, request.loras)
     cache = contexts_cache(engine, request.resources.cache)
-    contexts = EncodeText.of([request.prompt], cache, engine).run(engine, cache)
+    contexts = EncodeText.of([request.prompt], cache, engine, request.encoded).run(engine, cache)
     return replace(request, clip=fit_length(request.clip, models, contexts[request.prompt]))

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.belonging import check_prompt
+from ..checkpoint.files import TensorFile
 from ..checkpoint.models import Models
 from ..checkpoint.prompt_cache import TEXT_COMPONENTS, prompt_cache
 from ..disk_cache import LIMIT_BYTES, DiskCache, fingerprint
-from ..errors import SettingError
+from ..errors import CheckpointError, SettingError
 from ..health import check_finite
+from ..latents import STREAMS
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
 from ..memory.trace import Cost, cost
@@ -161,10 +163,14 @@ class EncodeText:
     cached: Mapping[str, Contexts | None]  # by prompt; None where it has to be read
 
     @classmethod
-    def of(cls, prompts: Sequence[str], cache: DiskCache, engine: Engine) -> "EncodeText":
-        """Look ``prompts`` up in ``cache``."""
+    def of(cls, prompts: Sequence[str], cache: DiskCache, engine: Engine, encoded: Path | None = None) -> "EncodeText":
+        """Look ``prompts`` up in ``cache``; the first one is in the file ``encoded``, if there is one."""
         device = engine.device(CONNECTORS)
-        kept = {prompt: cache.find(prompt) for prompt in dict.fromkeys(prompts)}
+        kept: dict[str, Mapping[str, Tensor] | None] = {each: cache.find(each) for each in dict.fromkeys(prompts)}
+        if encoded is not None:
+            kept[prompts[0]] = read_contexts(encoded, engine)
+        if None in kept.values():
+            _ = engine.encoder  # refuses a prompt that nothing could read
         return cls(
             {
                 prompt: None if each is None else Contexts(each["video"].to(device), each["audio"].to(device))
@@ -194,6 +200,27 @@ class EncodeText:
         return {prompt: each for prompt, each in contexts.items() if each is not None}
 
 
+def read_contexts(path: Path, engine: Engine) -> dict[str, Tensor]:
+    """Return the contexts of a prompt, by stream, that the official code encoded, as they come with its HDR IC-LoRA.
+
+    Raises:
+        LTX2Error: The file cannot be read, holds something else, or is of another model.
+    """
+    file, found = TensorFile(path), {}
+    for stream, width in zip(STREAMS, _widths(engine.models)):
+        name = f"{stream}_context"
+        shape = file.shape(name) if name in file.entries else ()
+        if len(shape) != 3 or shape[0] != 1 or shape[2] != width:
+            has = f"a {name} of the shape {shape}" if shape else f"no {name}"
+            raise CheckpointError(
+                f"{path.name} has {has}; {engine.models.kind} reads encoded prompts with one of (1, tokens, {width}): "
+                "choose another file, or give the prompt itself."
+            )
+        found[stream] = file.get(name).to(engine.dtype(CONNECTORS))
+        check_finite(found[stream], f"reading {path.name}")
+    return found
+
+
 def contexts_cache(engine: Engine, folder: str | Path | bool | None, limit: int = LIMIT_BYTES) -> DiskCache:
     """Return the cache for contexts of prompts in ``folder``, which may have ``limit`` bytes.
 
@@ -206,6 +233,8 @@ def _cache_behind(
     engine: Engine, components: Sequence[str], folder: str | Path | bool | None, limit: int = LIMIT_BYTES
 ) -> DiskCache:
     """The cache for what ``components`` make of prompts one after the other."""
+    if not folder:
+        return DiskCache(None, "")
     dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, components)
     return prompt_cache(folder, engine.models, engine.encoder, dtype, components, changes, limit)
 
@@ -260,12 +289,17 @@ def read_joined(engine: Engine, joined: Tensor, extras: Mapping[str, Any]) -> Co
         SettingError: They are of another model.
     """
     check_prompt(extras.get(MADE_BY), engine.models)
-    section = engine.models.config["transformer"]
-    widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
+    section, widths = engine.models.config["transformer"], _widths(engine.models)
     if not extras.get(UNPROCESSED) and joined.shape[-1] == sum(widths):
         video, audio = joined.split(widths, dim=-1)
         return Contexts(video, audio)
     return connect_once(engine, Features.from_joined(joined, TextFeaturesConfig.from_json(section)))
+
+
+def _widths(models: Models) -> list[int]:
+    """The channels of the contexts of both streams."""
+    section = models.config["transformer"]
+    return [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
 
 
 _CONNECTED: WeakKeyDictionary[Models, OrderedDict[str, Contexts]] = WeakKeyDictionary()  # in RAM, by what they are of

@@ -172,12 +172,14 @@ def with_enhanced_prompt(models: Models, request: Request, events: Events) -> Re
         events: Whom to tell.
 
     Raises:
-        SettingError: There are prompts for segments, which say what they say.
+        SettingError: There are prompts for segments, which say what they say, or the prompt is encoded already.
     """
     if request.enhance is None:
         return request
     if request.long is not None and request.long.segments:
         raise SettingError("Only one prompt can be enhanced, and this clip has segments: leave one of both out.")
+    if request.encoded is not None:
+        raise SettingError(f"{request.encoded.name} is encoded already, and cannot be enhanced: leave one of both out.")
     if (writer := request.enhancer or models.text_encoder) is None:
         raise MissingFileError("There is no text encoder that could enhance the prompt: name one with --enhancer.")
     picture, alone = _first_frame(request), EncoderAlone(writer)

@@ -85,6 +85,7 @@ class Finish:
         every_second: whether every second frame is left out.
         grading: of HDR.
         blend: what the frames go through in the end; None for nothing.
+        shown: width and height of what is kept of them, from the left and upper edge; None for all.
     """
 
     shape: ClipShape
@@ -96,6 +97,7 @@ class Finish:
     every_second: bool = False
     grading: Grading | None = None
     blend: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None
+    shown: tuple[int, int] | None = None
 
     def run(
         self, engine: Engine, latent: AVLatent, parameters: str = "", notes: Mapping[str, str] | None = None
@@ -123,7 +125,8 @@ class Finish:
         frames = self._shown(engine, latent)
         frames = every_second(frames) if self.every_second else frames
         frames = frames if self.blend is None else self.blend(frames)
-        yield from map(changeable, frames)
+        width, height = self.shown or (None, None)
+        yield from (changeable(chunk[:, :height, :width]) for chunk in frames)
 
     def _shown(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
         """Yield chunks of frames: those of a given video as they are, else the decoded ones."""
@@ -179,7 +182,7 @@ def decode_take(models: Models, take: Take, request: Request, events: Events = E
     audio = None if content.audio is None else audio_stages(engine.blueprint, content.audio.shape[2])
     stages: list[Stage] = [*(audio or ()), *(() if video is None else (video,))]
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), shape, engine.load))
-    finish = Finish(shape, audio, video, sound, film, take.seams, request.high_quality, grading)
+    finish = Finish(shape, audio, video, sound, film, take.seams, request.high_quality, grading, shown=take.shown)
     notes = {name: text for name, text in take.tags.items() if name != "parameters"}
     return [finish.run(engine, each, take.tags.get("parameters", ""), notes) for each in content.clips()]
 

@@ -94,7 +94,7 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine if grading is None else in_full_precision(engine)
-    cache = contexts_cache(engine, request.resources.cache)
+    cache = contexts_cache(engine, request.resources.cache if request.encoded is None else None)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
 
@@ -120,13 +120,15 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
     finish = replace(_finish(stages, engine, complete), grading=grading)
     parameters = parameters_text(complete, _name_of(engine.models))
     tags = {"parameters": parameters}
-    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags=tags, made_by=models.generation))
+    engine.events.on_latent(
+        Take(latent, complete.made.fps, seams=finish.seams, shown=complete.shown, tags=tags, made_by=models.generation)
+    )
     return [finish.run(engine, each, parameters) for each in latent.clips()]
 
 
 def _say_size(request: CompleteRequest) -> None:
     if seen := request.followed_picture:
-        size = request.final.width, request.final.height
+        size = request.shown or (request.final.width, request.final.height)
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
     if "video" in request.streams:
         for sentence in not_shown(request.request.conditions, request.shape.frames):
@@ -192,6 +194,7 @@ def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
         seams,
         request.request.high_quality,
         blend=None if blend is None else partial(blend.frames, conditions=request.blended_conditions, fps=fps),
+        shown=request.shown,
     )
 
 

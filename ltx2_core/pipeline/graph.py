@@ -130,8 +130,9 @@ class GraphLatent:
 
     @property
     def last_step(self) -> Step | None:
-        """The last step of the sampler that stopped here before its end."""
-        return self.extras.get(LAST_STEP)
+        """The last step of the sampler that stopped here before its end, unless another node has cut it since."""
+        last = self.extras.get(LAST_STEP)
+        return last if last is not None and last.fits(self.content) else None
 
     @property
     def times(self) -> int:

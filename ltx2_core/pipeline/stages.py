@@ -91,7 +91,7 @@ class Stages:
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
         prompts = [*(segment.prompt for segment in request.script), *negative]
         return cls(
-            text=EncodeText.of(prompts, cache, engine),
+            text=EncodeText.of(prompts, cache, engine, request.request.encoded),
             conditions=ahead,
             sample=_first_stage(request, ahead),
             upscale=tuple(_upscalers(request, engine, len(ahead.generated_frames) if request.keeps_keyframes else 0)),

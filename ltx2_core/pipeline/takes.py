@@ -47,6 +47,7 @@ class Take:
         seams: its size, and where its tiles meet, if it was refined in tiles.
         tags: texts for people and programs: prompt, settings, versions.
         made_by: the generation of the model that made it (``Models.generation``); None if it is not known.
+        shown: width and height in pixels of what is kept of its frames; None for all of them.
     """
 
     content: AVLatent
@@ -58,6 +59,7 @@ class Take:
     seams: SeamLines | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     made_by: str | None = None
+    shown: tuple[int, int] | None = None
 
     def describe(self) -> str:
         """Return what it is, in one line."""
@@ -126,6 +128,7 @@ def load_take(path: str | Path) -> Take:
         seams=_seams(about.section("seams")) if "seams" in about else None,
         tags={name: str(text) for name, text in tags.items()},
         made_by=about.word("made_by") if "made_by" in about else None,
+        shown=_shown(about) if "shown" in about else None,
     )
 
 
@@ -156,6 +159,8 @@ def _about(take: Take) -> dict[str, object]:
     if take.seams is not None:
         size, lines = take.seams
         about["seams"] = {"size": list(size)} | {name: list(each) for name, each in zip(_LINES, lines) if each}
+    if take.shown is not None:
+        about["shown"] = list(take.shown)
     return about
 
 
@@ -229,6 +234,13 @@ def _last(tensors: Mapping[str, Tensor], about: Fields) -> Step:
     if not shapes[0] or shapes[0] != shapes[1] or shapes[0] != shapes[2]:
         raise CheckpointError(f"{about.where} has latents of different shapes: save the latent again.")
     return Step(about.number("sigma"), latent, x0, about.number("start_sigma"), start)
+
+
+def _shown(about: Fields) -> tuple[int, int]:
+    size = about.wholes("shown", longest=2)
+    if len(size) != 2:
+        raise about.refusal("shown", "a list of 2 whole numbers")
+    return size[0], size[1]
 
 
 def _seams(about: Fields) -> SeamLines:

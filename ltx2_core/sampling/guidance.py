@@ -98,14 +98,14 @@ class Guidance(Checked):
 
     text_scale: Annotated[
         float,
-        Slider(1, 10, 0.1, shown=3.0, label="text CFG"),
+        Slider(1, 20, 0.1, shown=3.0, label="text CFG"),
         "How closely picture and sound follow the prompt. Higher follows it more closely, at the cost of motion and "
         "natural colours. 1 follows it plainly, ignores the negative prompt and saves a pass; distilled models need "
         "1. (The paper's s_t is this minus 1.)",
     ] = 1.0
     cross_modal_scale: Annotated[
         float,
-        Slider(1, 10, 0.1, shown=3.0, label="cross-modal CFG"),
+        Slider(1, 20, 0.1, shown=3.0, label="cross-modal CFG"),
         "How closely picture and sound follow each other. Higher makes lips and impacts meet their sounds. 1 leaves "
         "it to the model and saves a pass; distilled models need 1. (The paper's s_m is this minus 1.)",
     ] = 1.0

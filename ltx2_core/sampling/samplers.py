@@ -61,6 +61,11 @@ class Step:
         """Move or convert the latents of the step, as ``Tensor.to`` does."""
         return self.map(lambda latent: latent.to(*args))
 
+    def fits(self, latent: AVLatent) -> bool:
+        """Return whether ``latent`` has the streams and sizes of this step's."""
+        own, other = ({name: x.shape for name, x in each.streams().items()} for each in (self.latent, latent))
+        return own == other
+
     def led_to(self, latent: AVLatent, sigma: float) -> bool:
         """Return whether this step ended exactly with ``latent`` at noise level ``sigma``."""
         own, other = self.latent.streams(), latent.streams()

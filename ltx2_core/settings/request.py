@@ -13,7 +13,7 @@ from torch import Tensor
 from ..conditioning import LatentCondition
 from ..conditioning.blend import Blending, grown
 from ..conditioning.conditions import Condition, ReferenceVideo, edits
-from ..conditioning.fill import OFF
+from ..conditioning.fill import AUTO, MIRRORED, OFF
 from ..conditioning.kept import chained
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.pictures import GeneratedKeyframes, Picture
@@ -65,6 +65,7 @@ class Request:
         resources: devices, memory, formats and caches.
         enhance: lets a language model make the prompt longer, which looks at a picture at frame 0; None leaves it.
         enhancer: file of that model; None takes the text encoder.
+        encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then.
         blend: shows the reference as it is wherever no part of it was made anew; None shows what was made.
         hdr: space of a clip of HDR; None makes an ordinary one.
         high_quality: shows each frame of a reference twice.
@@ -87,6 +88,7 @@ class Request:
     resources: Resources = Resources()
     enhance: Enhancing | None = None
     enhancer: Path | None = None
+    encoded: Path | None = None
     blend: Blending | None = None
     hdr: Annotated[
         str | None,
@@ -185,6 +187,7 @@ class Request:
             refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
             script=(Segment(0, self.prompt), *segments),
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
+            shown=self._shown(second.last(shape)),
             asked_frames=self._first_shape(second, recipe).frames,
         )
 
@@ -196,7 +199,9 @@ class Request:
                 raise SettingError("A reference is blended with ordinary frames: make no HDR, or do not blend.")
 
     def _ready(self) -> "Request | None":
-        """The same with what rounds or high quality ask for; None if it is there."""
+        """The same with what HDR, rounds or high quality ask for; None if it is there."""
+        if self.hdr is not None and any(each.edges == AUTO for each in self._references):
+            return replace(self, conditions=tuple(map(_mirrored, self.conditions)))
         if self.high_quality and (doubled := self._doubled()) is not None:
             return doubled
         return None if self.second is None or not self.second.rounds else self._for_rounds(self.second)
@@ -241,7 +246,24 @@ class Request:
         seen, final = self.seen, replace(recipe, width=usual.width, height=usual.height)
         clip = self.clip.following(seen is not None).sized(final, seen, second.step * self._reference_step)
         assert clip.width and clip.height and clip.asked_frames
-        return second.first(clip.width, clip.height, clip.asked_frames, clip.fps)
+        width, height = clip.width, clip.height
+        if self._whole is not None:
+            step = second.step * self._reference_step
+            width, height = (-(-side // step) * step for side in (width, height))
+        return second.first(width, height, clip.asked_frames, clip.fps)
+
+    @property
+    def _whole(self) -> ReferenceVideo | None:
+        """The first reference that is shown whole; what its mirror image fills up is no part of the finished clip."""
+        return next((each for each in self._references if each.mirrors), None)
+
+    def _shown(self, final: ClipShape) -> tuple[int, int] | None:
+        """Width and height of what is kept of the frames: as asked for, else what is no mirror image; None for all."""
+        if self._whole is None:
+            return None
+        place = self._whole.place(final.width, final.height)
+        size = self.clip.width or place.width, self.clip.height or place.height
+        return None if size == (final.width, final.height) else size
 
     @property
     def seen(self) -> tuple[int, int] | None:
@@ -292,6 +314,7 @@ class CompleteRequest:
         script: the prompt and all segments.
         windows: of a long clip; empty for one that is made at once.
         asked_frames: how long the first stage's clip should be, of which rounds may need some more.
+        shown: width and height of what is kept of its frames, from the left and upper edge; None for all of them.
     """
 
     request: Request
@@ -309,6 +332,7 @@ class CompleteRequest:
     script: tuple[Segment, ...]
     windows: tuple[Window, ...]
     asked_frames: int
+    shown: tuple[int, int] | None = None
 
     @property
     def made(self) -> ClipShape:
@@ -360,6 +384,13 @@ class CompleteRequest:
     def held(self) -> tuple[LatentCondition, ...]:
         """What keeps the sound of the first stage from the noise in the second one."""
         return self.second.held if self.second.refine and "audio" in self.streams else ()
+
+
+def _mirrored(condition: Condition) -> Condition:
+    """A reference whose edges were left open as HDR shows it; anything else as it is."""
+    if isinstance(condition, ReferenceVideo) and condition.edges == AUTO:
+        return replace(condition, edges=MIRRORED)
+    return condition
 
 
 def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[float]:

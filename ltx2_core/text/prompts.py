@@ -14,12 +14,15 @@ from .encode import ALONE, Contexts, PromptWeight
 UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a prompt that has not met the connectors
 MADE_BY = "ltx2av_made_by"  # our mark of the generation of the model that a prompt or a latent is of
 
-# What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused.
+# What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused. "cross_attn" is the
+# prompt once more, which with its "uuid" the host's guiders keep, and packs hand out.
 UNDERSTOOD = {
     "start_percent", "end_percent", "frame_rate", UNPROCESSED, "pooled_output", "attention_mask",
     "prompt_type", "uuid", "keyframe_idxs", "guide_attention_entries", "ref_audio", "strength", "mask", "mask_strength",
-    "set_area_to_bounds", "area", MADE_BY,
+    "set_area_to_bounds", "area", "cross_attn", MADE_BY,
 }  # fmt: skip
+
+NEUTRAL: dict[str, Any] = {"default": False, "model_conds": {}}  # with these values they say nothing
 
 # What is not understood, in the words of the node that wrote it.
 FOREIGN = {
@@ -56,7 +59,7 @@ def read_extras(extras: Mapping[str, Any]) -> Extent:
         SettingError: There is something that LTX-2 cannot obey; it names the node to take out.
     """
     for key, value in extras.items():
-        neutral = value is None or (key == "default" and value is False)
+        neutral = value is None or (key in NEUTRAL and value == NEUTRAL[key])
         if key not in UNDERSTOOD and not neutral:
             meaning = FOREIGN.get(key, f"{key}, of another node")
             raise SettingError(

@@ -42,7 +42,7 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
         (["generate", "--output", "x.mp4", "--retake", "0:1"], ["--source FILE"]),
         (["generate", "--output", "x.mp4", "--reference-mask", "x.png"], ["--reference-mask"]),
         (["generate", "--output", "x.mp4", "--reference-fill", "x.png"], ["--reference-fill"]),
-        (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "11"], ["--text-scale is 11", "10"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "21"], ["--text-scale is 21", "20"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--segments", "no.txt"], ["There is no file no.txt"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file"], ["no.file"]),
         *(

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conditions import Seen
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -29,9 +30,10 @@ from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.media import write_clip
 from ltx2_core.media.exr import ExrEncoder, ExrFrames, is_exr, read_exr
 from ltx2_core.media.light import ACESCCT, ACESCG, AP1, LOGC3, SRGB_LINEAR, Grading, convert, to_hlg
-from ltx2_core.pipeline.finish import every_second
+from ltx2_core.pipeline.finish import decode_take, every_second
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.pipeline.grade import grade, prepare_encoding
+from ltx2_core.pipeline.takes import Take, load_take, save_take
 from ltx2_core.settings import Request
 
 FPS = Fraction(24)
@@ -318,6 +320,35 @@ def test_a_clip_of_hdr_from_exr_frames(tiny_files, tmp_path, capsys):
     assert ((codes * 256).frac() > 0.01).float().mean() > 0.9, "no finer than bfloat16"
 
 
+# Any size
+
+
+def test_a_clip_whose_reference_is_shown_whole_is_made_larger_and_cut_to_what_was_asked_for():
+    """Without a size it is cut to what is no mirror image."""
+
+    def sizes(edges="auto", hdr=None, **settings):
+        film = ReferenceVideo(VideoSource(torch.zeros(9, 90, 160, 3)), edges=edges)
+        made = Request.of("x", conditions=[film], hdr=hdr, **settings).completed(recipe_of(MINIATURE))
+        return (made.final.width, made.final.height), made.shown
+
+    asked = {"width": 160, "height": 90}
+    assert sizes(hdr="ACEScg", **asked) == sizes("mirrored", **asked) == ((160, 96), (160, 90))
+    assert sizes("mirrored", size="1:1") == ((96, 96), (96, 54))
+    assert sizes("mirrored", width=160, height=96)[1] is None and sizes(**asked | {"height": 96}) == ((160, 96), None)
+    for edges, hdr in (("auto", None), ("cut", "ACEScg")):
+        with pytest.raises(SettingError, match="height is 90; it must be a multiple of 32"):
+            sizes(edges, hdr, **asked)
+
+
+def test_light_is_shown_whole_and_never_enlarged():
+    film, shape = LIGHT[:, :50, :60], ClipShape(64, 64, 9, FPS)
+    mirrored = F.pad(film.permute(0, 3, 1, 2), (0, 4, 0, 14), "reflect").permute(0, 2, 3, 1)
+    whole = ReferenceVideo(VideoSource(film, light=ACESCG))
+    assert_close(seen(whole, shape), seen(ReferenceVideo(VideoSource(mirrored, light=ACESCG)), shape))
+    half = seen(replace(whole, downscale=2), replace(shape, width=128, height=64))
+    assert half.shape[-2:] == (32, 64) and half[..., 38:].equal(half[..., 11:37].flip(-1))
+
+
 # High quality
 
 
@@ -382,4 +413,11 @@ def test_an_hdr_ic_lora_makes_light_of_an_ordinary_video(tmp_path, stated, space
     settings |= {"conditions": [film], "loras": [(opened, Strengths())], "streams": "picture only"}
     clip = ltx2.generate(MINIATURE, "a ball", hdr="sRGB linear", **settings)
     assert clip.grading == Grading(space, SRGB_LINEAR)
-    assert_close(clip.frames, ltx2.generate(MINIATURE, "a ball", **settings).frames, atol=1e-6, rtol=0)
+    plain = ltx2.generate(MINIATURE, "a ball", **settings)
+    assert_close(clip.frames, plain.frames, atol=1e-6, rtol=0)
+    kept: list[Take] = []
+    odd = settings | {"width": 60, "height": 50, "conditions": [replace(film, edges="mirrored")]}
+    cut = ltx2.generate(MINIATURE, "a ball", **odd, on_latent=kept.append)
+    assert cut.latent.video.equal(plain.latent.video) and cut.frames.equal(plain.frames[:, :50, :60])
+    (again,) = decode_take(MINIATURE, load_take(save_take(tmp_path / "kept.safetensors", *kept)), Request.of(""))
+    assert again.frames.shape == (9, 50, 60, 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
@@ -19,6 +20,9 @@ from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_ato
 from ltx2_core.errors import UnreadableFileError
 from ltx2_core.pipeline import local_engine as stages
 from ltx2_core.pipeline import prepare
+from ltx2_core.pipeline.encode_text import EncodeText, contexts_cache
+from ltx2_core.pipeline.stage import Events
+from ltx2_core.settings import Resources
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
 CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
@@ -226,6 +230,28 @@ def test_a_cache_that_may_only_be_read_is_used(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("LTX2_CACHE", str(tmp_path))
     kept = open_kept("loras", "x", 0, lambda path: write_atomically(path, b"1"), lambda path: path)
     assert open_kept("loras", "x", 0, refused, lambda path: path) == kept
+
+
+@pytest.mark.slow
+def test_a_prompt_that_the_official_code_encoded_needs_no_text_encoder(files, tmp_path, capsys):
+    models = ltx2.open_models(*files[:2])
+    engine = stages.LocalEngine(models, Resources(device="cpu"), Events())
+    contexts = EncodeText.of(["a"], (nowhere := contexts_cache(engine, None)), engine).run(engine, nowhere)["a"]
+    path = tmp_path / "scene.safetensors"
+    save_file({"video_context": contexts.video, "audio_context": contexts.audio}, path)
+    settings = SMALL | {"cache": False, "device": "cpu", "video": ltx2.Guidance(), "audio": ltx2.Guidance()}
+    expected = ltx2.generate(models, "a", **settings).latent
+    made = ltx2.generate(ltx2.open_models(files[0]), "scene", encoded=path, **settings).latent
+    assert made.video.equal(expected.video) and made.audio.equal(expected.audio)
+    asked = ["generate", "--checkpoint", str(files[0]), "--output", str(tmp_path / "x.mp4"), "--device", "cpu"]
+    size = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "1", "--text-scale", "1"]
+    size += ["--cross-modal-scale", "1", "--stg-scale", "0"]
+    assert main([*asked, *size, "--encoded-prompt", str(path)]) == 0, capsys.readouterr()
+    save_file({"video_context": contexts.audio}, path)
+    assert main([*asked, "--encoded-prompt", str(path)]) == 2
+    assert "scene.safetensors has a video_context of the shape (1, 1024, 16)" in capsys.readouterr().err
+    assert main([*asked, "--encoded-prompt", str(files[0])]) == 2
+    assert "has no video_context; LTX-2.3" in capsys.readouterr().err
 
 
 @pytest.mark.slow

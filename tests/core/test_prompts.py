@@ -55,6 +55,7 @@ def test_prompts_that_leave_a_gap_are_refused(ranges, words):
         ({"default": True}, "Cond Set Default Combine"),
         ({"control": object()}, "ControlNet"),
         ({"unheard_of": 1}, "unheard_of"),
+        ({"model_conds": {"c_concat": object()}}, "model_conds"),
     ],
 )
 def test_whatever_is_not_understood_is_refused_by_name(extras, words):
@@ -65,6 +66,8 @@ def test_whatever_is_not_understood_is_refused_by_name(extras, words):
 def test_what_is_neutral_or_understood_passes():
     known = {"pooled_output": None, "unprocessed_ltxav_embeds": True, "frame_rate": 24.0, "strength": 1.0, "mask": None}
     assert read_extras(known)[:2] == (0.0, 1.0)
+    of_a_guider = {"cross_attn": torch.ones(1, 2, 4), "model_conds": {}, "uuid": object()}
+    assert read_extras(of_a_guider)[:2] == (0.0, 1.0)
     assert read_extras({"start_percent": 0.25, "end_percent": 0.5})[:2] == (0.25, 0.5)
 
 

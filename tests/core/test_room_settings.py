@@ -19,7 +19,7 @@ from ltx2_core.fields import Checked, Words, settings_of
 from ltx2_core.lora import Strengths
 from ltx2_core.sampling import Guidance, ScheduleSettings, TileSettings
 from ltx2_core.sampling.windows import Segment, Windowing
-from ltx2_core.settings import ClipSettings
+from ltx2_core.settings import ClipSettings, StreamScales
 
 OWNERS = {
     Guidance: 13,
@@ -30,7 +30,7 @@ OWNERS = {
     Picture: 4,
     KeepAudio: 1,
     ReferenceAudio: 1,
-    ReferenceVideo: 9,
+    ReferenceVideo: 10,
     Character: 2,
     RetakeRange: 3,
     InpaintMask: 2,
@@ -47,6 +47,12 @@ def test_settings_have_limits_and_whole_sentences(owner):
         assert setting.shown is not MISSING, name
         if not isinstance(setting.look, Words):
             setting.check(setting.shown)
+
+
+def test_a_scale_of_one_stream_reaches_as_far_as_that_of_both():
+    both = settings_of(Guidance)
+    for name, setting in settings_of(StreamScales).items():
+        assert setting.look.most == both[name.split("_", 1)[1]].look.most, name
 
 
 def _owners() -> list[type]:

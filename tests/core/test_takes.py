@@ -56,6 +56,7 @@ def full() -> Take:
         drawn=(1536, 1152),
         times=2,
         seams=((2, 3, 4), ([9], [], [64, 96])),
+        shown=(120, 90),
         tags={"prompt": '{"1": "a ball"}', "software": "here", "workflow": '{"nodes": []}'},
         made_by="2.3",
     )
@@ -114,6 +115,15 @@ def test_a_latent_is_read_by_models_of_the_same_latents_and_by_no_others():
                 held.read_by(models[read])
             with pytest.raises(SettingError, match="made by"):
                 decode_take(models[read], dataclasses.replace(full(), made_by=made), Request(""))
+
+
+@pytest.mark.parametrize("changed", [latent(0).select(["video"]), latent(0).map(lambda x: x.repeat_interleave(2, 0))])
+def test_a_last_step_is_that_of_a_latent_of_its_size(changed):
+    """A node of the host cuts, repeats or splits a latent, and hands on all that was said beside it."""
+    held = GraphLatent(latent_of_take(full()))
+    assert held.last_step is not None
+    assert GraphLatent(held.with_content(held.content)).last_step is held.last_step
+    assert GraphLatent(held.with_content(changed)).last_step is None
 
 
 def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monkeypatch):

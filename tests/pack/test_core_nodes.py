@@ -121,6 +121,30 @@ def test_a_latent_that_is_still_noisy_is_finished_by_the_other_sampler(server, c
     assert np.abs(pictures_in(saved(server, run, "pictures")).astype(int) - whole).max() <= 1
 
 
+CUTS = {
+    "LatentFromBatch": {"batch_index": 1, "length": 1},
+    "RepeatLatentBatch": {"amount": 2},
+    "LatentCut": {"dim": "t", "index": 0, "amount": 2},
+    "LatentUpscaleBy": {"upscale_method": "nearest-exact", "scale_by": 2.0},
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_latent_that_is_still_noisy_is_finished_at_the_size_that_another_node_gave_it(client, prompt, cut):
+    sampler = node(prompt, "LTX2AVSample")
+    change(prompt, LTX2AVEmptyLatent={"batch_size": 2, "frames": 17}, LTX2AVSample=NEUTRAL | {"end_step": 2})
+    rest = prompt[sampler]["inputs"] | {"start_step": 2, "end_step": 0, "add_noise": False, "latent": ["cut", 0]}
+    add(
+        prompt,
+        parts=("LTXVSeparateAVLatent", {"av_latent": [sampler, 0]}),
+        cut=(cut, CUTS[cut] | {"samples": ["parts", 0]}),
+        rest=("LTX2AVSample", rest),
+    )
+    prompt[node(prompt, "LTX2AVDecode")]["inputs"]["latent"] = ["rest", 0]
+    run = client.run(prompt)
+    assert run.end == "execution_success", run.error
+
+
 def test_a_graph_with_guides_goes_on_with_our_sampler_in_place_of_the_core_s(server, client, prompt):
     """Two guides, sampled, cropped and decoded by ComfyUI; of a picture alone, as above."""
     change(prompt, LTX2AVLoadModel={"checkpoint": TINY}, LTX2AVLoadGemma={"text_encoder": "gemma-tiny"})
