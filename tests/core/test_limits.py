@@ -39,7 +39,7 @@ FLAGS = [
     *[("--steps", value, "between 1 and 200") for value in ("0", "-1", "1000000000")],
     *[("--seed", value, "between 0 and") for value in ("-1", HUGE)],
     *[("--rescale", value, "between 0 and 1") for value in ("5", "nan", "-1")],
-    *[("--text-scale", value, "between 1 and 10") for value in ("0", "nan", "1e300")],
+    *[("--text-scale", value, "between 1 and 20") for value in ("0", "nan", "1e300")],
     *[("--stg-scale", value, "between 0 and 5") for value in ("-1", "inf")],
     *[("--video-stg-scale", value, "between 0 and 5") for value in ("-1", "inf")],
     *[("--skip-steps", value, "between 0 and 10") for value in ("-1", "1000000000")],
