@@ -175,17 +175,18 @@ class Setting:
                 raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
             return
         if isinstance(look, Number | Whole | Seed):
-            check_number(self.name, value, look.least, look.most)
+            check_number(self.name, value, look.least, look.most, getattr(look, "unit", ""))
         self.settled(value)
 
 
-def check_number(name: str, value: object, least: float, most: float) -> None:
-    """Raise SettingError if ``value`` is not a number from ``least`` to ``most``; NaN lies nowhere."""
+def check_number(name: str, value: object, least: float, most: float, unit: str = "") -> None:
+    """Raise SettingError if ``value`` is not a number from ``least`` to ``most`` of a unit; NaN lies nowhere."""
     if not isinstance(value, Real):
         raise _other_kind(name, value, float)
     if not least <= cast(float, value) <= most:
         found = short(cast(float, value))
-        raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
+        limits = f"{short(least)} and {short(most)} {unit}".strip()
+        raise SettingError(f"{name} is {found}; it must be between {limits}.")
 
 
 class Checked:

@@ -60,8 +60,9 @@ _CAUSES = {
     "sigmas end in 0.",
     "is black": "the video decoder likely computes wrongly in this precision, or the clip began with a black picture. "
     "Choose a higher precision (bf16 or fp32), or look at the picture that was given.",
-    "is one flat colour": "likely an empty latent was decoded without being sampled, or the video VAE belongs to "
-    "another LTX-2 version. Connect the decoder to the sampler, and load the VAE of the same release.",
+    "is one flat colour": "likely it had too few steps, an empty latent was decoded without being sampled, or the "
+    "video VAE belongs to another LTX-2 version. Take the steps of the recipe, connect the decoder to the sampler, and "
+    "load the VAE of the same release.",
     "stands still": "a given picture is too clean or held too firmly, a given voice is too clean, or the prompt names "
     "no movement. Lower the strength of the picture, compress it or roughen the voice a little, or write who moves and "
     "how.",

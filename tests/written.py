@@ -99,6 +99,14 @@ def int8_tensor(weight: Tensor) -> Written:
     return stored | {".comfy_quant": as_bytes(format="int8_tensorwise")}
 
 
+def int8_blocks(weight: Tensor) -> Written:
+    blocks = weight.unflatten(1, (-1, 32)).unflatten(0, (-1, min(16, len(weight))))
+    scale = blocks.abs().amax((1, 3), keepdim=True) / 127
+    stored = (blocks / scale.clamp(min=1e-30)).round().reshape(weight.shape).char()
+    marker = as_bytes(format="int8_blockwise", group_size=16)
+    return {".weight": stored, ".weight_scale": scale[:, 0, :, 0], ".comfy_quant": marker}
+
+
 def int8_convrot(weight: Tensor) -> Written:
     how = {"convrot": True, "convrot_groupsize": GROUP}
     return of_bytes(rotate(weight, GROUP)) | {".comfy_quant": as_bytes(format="int8_tensorwise", params=how)}
@@ -211,6 +219,7 @@ WRITERS: dict[str, tuple[Callable[[Tensor], Written], str]] = {
     "fp8 in blocks": (fp8_blocks, "fp8"),
     "fp8 in columns": (fp8_columns, "fp8"),
     "int8 of the tensor": (int8_tensor, "int8"),
+    "int8 in blocks": (int8_blocks, "int8"),
     "int8 rotated": (int8_convrot, "int8"),
     "int8 of quanto": (quanto_int8, "int8"),
     "int8 of bitsandbytes": (bitsandbytes_int8, "int8"),

@@ -59,6 +59,11 @@ _CONTENTS = (
     (r"\.SelfAttention\.", "is a T5 text encoder; LTX-2 reads prompts with Gemma"),
     (r"text_model\.encoder\.layers\.", "is a CLIP text encoder; LTX-2 reads prompts with Gemma"),
     (r"model\.layers\.\d+\.self_attn\.", "is a language model; LTX-2 reads prompts with Gemma"),
+    (
+        r"^(?:video|audio|latent_tensor)$",
+        "is a latent, or what was kept of a prompt or of a window, and no weights; LTX-2 Load AV Latent and --latent "
+        "take latents",
+    ),
 )
 _SHARE = 3  # percent of a file's names that have to match
 

@@ -32,6 +32,7 @@ MINIATURE = Path(__file__).parent.parent / "mini"
 
 VIDEO_VAE = ("video_encoder", "video_decoder")
 AUDIO_VAE = ("audio_encoder", "audio_decoder", "vocoder")
+_WITH_TRANSFORMER = "text_projection"  # the input for what usually lies in the transformer's file
 
 # Which component's file decides about a section of the config.
 _SECTIONS = {
@@ -139,7 +140,7 @@ class Models:
         by_file: dict[str, list[str]] = {}
         for name, source in self.sources.items():
             by_file.setdefault(_name(source.file), []).append(name.replace("_", " "))
-        _log.info("%s", "; ".join(f"From {file}: {', '.join(names)}" for file, names in by_file.items()))
+        _log.info("From %s", "; from ".join(f"{file}: {', '.join(names)}" for file, names in by_file.items()))
         for file, names in left_out.items():
             rest = ", ".join(f"{name.replace('_', ' ')} ({_name(self.sources[name].file)} counts)" for name in names)
             _log.warning("%s also holds what is not used: %s.", file, rest)
@@ -268,10 +269,13 @@ class Models:
     def source(self, name: str) -> Source:
         """Return where component ``name`` lies. Raises CheckpointError if none of the files holds it."""
         if name not in self.sources:
+            with_transformer = _input_for(name) == _WITH_TRANSFORMER and "transformer" not in self.sources
+            lacking = "transformer" if with_transformer else name
+            have = "has" if len(self.files) == 1 else "have"
             raise CheckpointError(
-                f"{self._file_names} has no {name.replace('_', ' ')}; choose the file that holds it as "
-                f"{_input_for(name)} in LTX-2 Load Model, or give it as a further file of --checkpoint; or choose the "
-                f"full LTX-{self.version} checkpoint."
+                f"{self._file_names} {have} no {lacking.replace('_', ' ')}; choose the file that holds it as "
+                f"{_input_for(lacking)} in LTX-2 Load Model, or give it as a further file of --checkpoint; or choose "
+                f"the full LTX-{self.version} checkpoint."
             )
         return self.sources[name]
 
@@ -329,7 +333,7 @@ def open_models(
 def _input_for(name: str) -> str:
     """The input of LTX-2 Load Model at which the file with a component is chosen."""
     inputs = {"checkpoint": ("transformer",), "video_vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
-    return next((widget for widget, held in inputs.items() if name in held), "text_projection")
+    return next((widget for widget, held in inputs.items() if name in held), _WITH_TRANSFORMER)
 
 
 def _parts(files: Sequence[TensorFile], encoder: Path | None) -> Sequence[TensorFile]:

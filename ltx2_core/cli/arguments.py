@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -17,9 +17,9 @@ from ..conditioning.conditions import Condition, KeepAudio, KeepVideo
 from ..conditioning.sources import VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
-from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nearest_size
+from ..geometry import SPACE_SCALE, ClipShape, exact_fps, floor_frames, nearest_frames, nearest_size
 from ..latents import STREAMS
-from ..lora import Lora, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
+from ..lora import Lora, Report, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..pipeline.duration import follow_given
 from ..pipeline.generate import recipe_of
@@ -228,7 +228,7 @@ def check_combinations(options: argparse.Namespace) -> None:
         raise SettingError(f"--picture-only makes no sound, so {options.output.name} must be an .mp4 file or a folder.")
     if (options.retake or options.mask) and not options.source:
         raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
-    _check_size(given(options, ClipSettings), options.as_prompt_needs)
+    check_size(given(options, ClipSettings), options.as_prompt_needs)
     references = len(options.reference_video)
     for flag, masks in (("--reference-mask", options.reference_mask), ("--reference-fill", options.reference_fill)):
         if len(masks) > references:
@@ -258,7 +258,7 @@ def _tell(values: Iterable[str], names: Iterable[str], why: str) -> None:
             _log.warning("--%s is not used: %s.", name, why)
 
 
-def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:
+def check_size(asked: dict[str, Any], as_prompt: bool) -> None:
     """Refuse two flags that say one thing about the clip."""
     if as_prompt and ("frames" in asked or asked.get("seconds")):
         raise SettingError("--as-prompt-needs leaves the length to the prompt: leave --frames and --seconds out.")
@@ -270,11 +270,22 @@ def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:
 
 def read_loras(written: list[str], models: Models) -> Stack:
     """Open the LoRAs that are ``written`` with their strengths, and log how each fits ``models``."""
+    return open_loras(written, models.layers, partial(compare, models=models))
+
+
+def open_loras(written: list[str], layers: int, compared: Callable[[Lora], Report]) -> Stack:
+    """Open the LoRAs that are ``written`` with their strengths, and log how each fits.
+
+    Args:
+        written: as --lora takes them.
+        layers: how many blocks the transformer has.
+        compared: returns how one fits the model, or refuses it.
+    """
     loras = []
     for text in written:
-        path, strengths, shrink = syntax.parse_lora(text, models.layers)
+        path, strengths, shrink = syntax.parse_lora(text, layers)
         lora = open_shrunk(path, shrink)
-        _log.info(compare(lora, models).line)
+        _log.info(compared(lora).line)
         loras.append((lora, strengths))
     return tuple(loras)
 
@@ -343,6 +354,14 @@ def snapped(clip: ClipSettings, step: int, sizes: bool = True) -> ClipSettings:
             _log.info("%s %d became %d, %s.", name, asked, made, rule)
             changed[name] = made
     return replace(clip, **changed)
+
+
+def planned_shape(options: argparse.Namespace, recipe: Recipe) -> ClipShape:
+    """Return size, length and rate of a plan as flags say them, else as the recipe does; logs what was changed."""
+    asked = given(options, ClipSettings)
+    check_size(asked, as_prompt=False)
+    clip = snapped(ClipSettings(**asked, fps=exact_fps(options.fps)).sized(recipe), SPACE_SCALE)
+    return clip.nearest()[0]
 
 
 def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:

@@ -14,8 +14,8 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
-from ..geometry import ClipShape, exact_fps
-from ..lora import open_shrunk
+from ..lora import Lora, Report, compare
+from ..lora.report import compare_with_release
 from ..media import check_target
 from ..media.write import check_name, check_place
 from ..memory.machine import GIB, machine_named
@@ -34,9 +34,9 @@ from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
 from ..pipeline.takes import Take, save_take
 from ..sampling import Recipe, ScheduleSettings, recipe_for
-from ..settings import ClipSettings, Resources
+from ..settings import Resources
 from ..tiny import write
-from .arguments import decoding_of, request_of
+from .arguments import decoding_of, open_loras, planned_shape, request_of
 from .batch import make_batch
 from .clips import batch_size_of, models_of, numbered, rescued, tagged, write_clips
 from .compare import run_compare
@@ -47,7 +47,6 @@ from .inspect import for_each, inspect
 from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
-from .syntax import parse_lora
 from .values import LATENTS
 
 _log = logging.getLogger(__name__)
@@ -181,18 +180,20 @@ def run_plan(options: argparse.Namespace) -> None:
     room, dtype = rooms[0]
     options.card = cards[0]
     blueprint, recipe = _blueprint(options, models, dtype, tables=not (room.in_ram and dtype == torch.float32))
-    clip, steps = ClipSettings(**given(options, ClipSettings)), given(options, ScheduleSettings).get("steps")
-    size = clip.width or recipe.width, clip.height or recipe.height, clip.frames or recipe.frames
-    shape = ClipShape(size[0], size[1], size[2], exact_fps(options.fps))
+    shape, steps = planned_shape(options, recipe), given(options, ScheduleSettings).get("steps")
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
     blueprint = blueprint.among(len(rooms))
-    written = (parse_lora(text, blueprint.layers) for text in options.lora)
-    loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
+    loras = open_loras(options.lora, blueprint.layers, lambda lora: _fit(lora, models, options.version))
     how, device = Resources(**given(options, Resources)), torch.device("cpu" if room.in_ram else "cuda")
     load = LoraLoad(loras, device, blueprint, how)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
+
+
+def _fit(lora: Lora, models: Models | None, version: str) -> Report:
+    """How a LoRA fits the files to plan for, else the release. Raises CheckpointError if it changes nothing there."""
+    return compare_with_release(lora, version).checked() if models is None else compare(lora, models)
 
 
 def cards_of(options: argparse.Namespace) -> list[str | None]:

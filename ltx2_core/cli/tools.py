@@ -26,6 +26,8 @@ def _plan(command: Command) -> None:
               help="of the release, or what files are cast to (default: bf16, as stored)")  # fmt: skip
     group.add("--distilled", action="store_true", help="plan for the distilled release")
     group.add_settings(ClipSettings, only=("width", "height", "frames"))
+    group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
+    group.add_settings(ClipSettings, only=("size", "megapixels"))
     group.add("--fps", type=syntax.frame_rate, default="24", help="frames per second (default: 24)")
     group.add_settings(ScheduleSettings, only=("steps",))
     group.add("--passes", type=_passes, metavar="{1,2,3,4}",

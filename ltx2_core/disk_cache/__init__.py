@@ -101,6 +101,7 @@ class DiskCache:
         """
         self.folder = None if folder is None else Path(folder)
         self._identity, self._kind, self._limit_bytes = identity, kind, limit_bytes
+        self._fails = False
 
     @cached_property
     def identity(self) -> str:
@@ -141,7 +142,10 @@ class DiskCache:
             write_atomically(path, save(tensors, {"digest": self._digest(key, tensors)}))
             _prune(path.parent, self._limit_bytes)
         except OSError as error:
-            _log.warning("Nothing could be kept in %s: %s", path.parent, error)
+            if not self._fails:  # the next one will fail for the same reason
+                elsewhere = "" if self._kind == "window" else " LTX2_CACHE names another one."
+                _log.warning("Nothing is kept in %s: %s%s", path.parent, error, elsewhere)
+            self._fails = True
 
     def _read(self, path: Path, key: str) -> dict[str, Tensor]:
         """All tensors of a file, in memory of their own. CheckpointError unless they were kept so, and for ``key``."""

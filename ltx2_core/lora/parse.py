@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,6 +44,10 @@ _DIALECTS = "", "ss_", "modelspec."
 _LIGHT = "hdr_transform", "use_hdr_transform"
 
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
+
+# What musubi-tuner writes beside a layer and what its tensors say already: the sizes of OFT, and lengths before the
+# training.
+_NOTES = re.compile(r".*\.(?:initial_norm|\w+_metadata)")
 
 # Far above those of any LoRA of LTX-2, so that a file cannot keep the program busy without an end.
 _LONGEST_NAME, _LARGEST_ALPHA = 300, 1e6
@@ -345,11 +349,13 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
         return None
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
-    unknown = {key for key in file.entries if not is_file_marker(key)}
+    unknown = {key for key in file.entries if not _is_note(key)}
     is_lora = False
     for layer, keys in _layers(file.entries).items():
         for form, parts, ends in _deltas_of(keys, {part: file.shape(key) for part, key in keys.items()}):
             is_lora = True
+            if ".weight" in ends:
+                _check_alone(file.path.name, layer, form, keys.keys() - parts.keys())
             place = next(filter(None, (find(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
                 delta = deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
@@ -379,6 +385,20 @@ def _deltas_of(
     if form is not None:
         parts = {part: key for part, key in keys.items() if part in (*form.parts, "alpha", "magnitude")}
         yield form, parts, (".weight", "")
+
+
+def _is_note(key: str) -> bool:
+    """Whether a tensor of this name says only what others say, too."""
+    return is_file_marker(key) or _NOTES.fullmatch(key) is not None
+
+
+def _check_alone(file: str, layer: str, form: Form, others: Set[str]) -> None:
+    """CheckpointError if a layer is turned beside what ``form`` says of it, of which one would be lost."""
+    if "rotation" in others:
+        raise CheckpointError(
+            f"{file} changes {layer} by {form.name} and turns it by OFT, of which a layer may have one here. Train it "
+            "with one of them, or merge it into the model."
+        )
 
 
 def _peft_settings(file: TensorFile) -> dict[str, Any]:

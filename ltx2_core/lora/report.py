@@ -54,6 +54,22 @@ class Report:
             f"{self.fitting:,} of {len(self.lora.layers):,} layers fit"
         )
 
+    def checked(self) -> "Report":
+        """Return the report. Raises CheckpointError if the LoRA changes nothing in the model."""
+        lora = self.lora
+        if not self.fitting and lora.text_layers:
+            raise CheckpointError(
+                f"{lora.path.name} is made for Gemma, the text encoder: choose it in LTX-2 Load Gemma, or give it with "
+                "--text-encoder-lora."
+            )
+        if not self.fitting:
+            example = shorten_list([delta.name for _, _, delta in lora.layers] or lora.unknown)
+            raise CheckpointError(
+                f"{lora.path.name} changes nothing in this LTX-{self.version} model, which has no layer of the name "
+                f"and shape of {example}; choose a LoRA that was made for LTX-{self.version}."
+            )
+        return self
+
     @property
     def line(self) -> str:
         """The whole report in one line."""
@@ -90,19 +106,7 @@ def compare(lora: Lora, models: Models) -> Report:
         name: {ours: source.file.shape(key) for ours, key in source.names.items()}
         for name, source in models.sources.items()
     }
-    report = _compare(lora, shapes, models.version)
-    if not report.fitting and lora.text_layers:
-        raise CheckpointError(
-            f"{lora.path.name} is made for Gemma, the text encoder: choose it in LTX-2 Load Gemma, or give it with "
-            "--text-encoder-lora."
-        )
-    if not report.fitting:
-        example = shorten_list([delta.name for _, _, delta in lora.layers] or lora.unknown)
-        raise CheckpointError(
-            f"{lora.path.name} changes nothing in this LTX-{models.version} model, which has no layer of the name and "
-            f"shape of {example}; choose a LoRA that was made for LTX-{models.version}."
-        )
-    return report
+    return _compare(lora, shapes, models.version).checked()
 
 
 def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:

@@ -60,7 +60,7 @@ class Fp8Format(Format):
 
     name = "fp8"
     reads = "fp8 with one scale per tensor, row or block"
-    markers = (*_DTYPES, "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise")
+    markers = (*_DTYPES, *(f"float8_e4m3fn_{kind}" for kind in ("rowwise", "blockwise", "block3d")))
     scale_suffixes = ("weight_scale", "scale_weight", "weight_scale_inv", "quanto_scale", "torchao_scale")
     input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"

@@ -1,4 +1,5 @@
-"""Weights of one byte: whole numbers from -127 to 127 times one scale, or one for each row (see README.md, "int8")."""
+"""Weights of one byte: whole numbers from -127 to 127 times one scale, or one for each row or block (see README.md,
+"int8")."""
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -15,6 +16,7 @@ from .stored import QuantizedLinear, Shape, StoredWeight, Writer, marker_of
 _LARGEST = 127  # by which the scales of bitsandbytes, the largest number of each row, have to be divided
 _CAST_GROUPS = (256, 64, 16)
 _MARKER = "int8_tensorwise"
+_OF_BLOCKS = ("int8_blockwise", "int8_lodewise")  # the latter's blocks are of one row
 
 
 def _round_rows(weight: Tensor) -> dict[str, Tensor]:
@@ -40,11 +42,12 @@ _WRITERS = {"int8": Writer(lambda rows, largest: _round_rows(rows))}
 
 
 class Int8Format(KitchenFormat, RotatedFormat):
-    """The row of int8 in the table of formats: as ComfyUI, quanto, bitsandbytes and torchao write it."""
+    """The row of int8 in the table of formats: as ComfyUI, convert_to_quant, quanto, bitsandbytes and torchao write
+    it."""
 
     name = "int8"
-    reads = "int8 with one scale per tensor or row"
-    markers = (_MARKER,)
+    reads = "int8 with one scale per tensor, row or block"
+    markers = (_MARKER, *_OF_BLOCKS)
     scale_suffixes = ("weight_scale", "quanto_scale", "SCB", "torchao_scale")
     other_suffixes = ("torchao_zero_point",)
     input_suffixes = ("input_scale", "output_scale", "weight_format")
@@ -65,7 +68,8 @@ class Int8Format(KitchenFormat, RotatedFormat):
         assert scale is not None
         if "weight_scale" in stored.companions and stored.marker is None:
             return "int8 without a marker that says whether its columns are rotated"
-        if weight.ndim != 2 or not scale.is_floating_point() or scale.numel() not in (1, len(weight)):
+        fits = _divides(scale, weight) if stored.format_name in _OF_BLOCKS else scale.numel() in (1, len(weight))
+        if weight.ndim != 2 or not scale.is_floating_point() or not fits:
             return f"int8 of shape {tuple(weight.shape)} with scales of shape {tuple(scale.shape)}"
         return _find_library_problem(stored, scale) or self.find_group_problem(stored, weight.shape[1])
 
@@ -75,13 +79,19 @@ class Int8Format(KitchenFormat, RotatedFormat):
 
     def stored_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix as it is stored, in float32."""
-        scale = row_scale(stored)
         numbers = _shift(stored, stored.weight[start:stop].float(), start)
-        return numbers.mul_(scale if scale.numel() == 1 else scale[start:stop])
+        return _scale(numbers, _scales_of(stored, torch.arange(start, stop, device=numbers.device)))
 
     def stored_matrix(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
-        return _shift(stored, stored.weight.to(dtype)).mul_(row_scale(stored))
+        numbers = _shift(stored, stored.weight.to(dtype))
+        return _scale(numbers, _scales_of(stored, torch.arange(len(numbers), device=numbers.device)))
+
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32."""
+        if stored.format_name not in _OF_BLOCKS:
+            return super().expand_picked(stored, shape, rows)
+        return _scale(stored.weight[rows].float(), _scales_of(stored, rows))
 
     def rounding(self, stored: StoredWeight) -> str:
         """Name how inputs of a weight are rounded: as many columns are rotated as in the weight."""
@@ -126,8 +136,8 @@ class Int8Format(KitchenFormat, RotatedFormat):
         return StoredWeight("weight", made["weight"], {"weight_scale": made["weight_scale"]}, made["comfy_quant"])
 
     def can_multiply(self, stored: StoredWeight, shape: Shape) -> bool:
-        """Return whether zero stands for itself."""
-        return "torchao_zero_point" not in stored.companions
+        """Return whether zero stands for itself, and rows have one scale."""
+        return "torchao_zero_point" not in stored.companions and stored.format_name not in _OF_BLOCKS
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Round a matrix (out, in) to int8 with a scale for each row, its columns rotated where a group divides them.
@@ -145,11 +155,30 @@ class Int8Format(KitchenFormat, RotatedFormat):
 
 
 def row_scale(stored: StoredWeight) -> Tensor:
-    """Return the scales of a weight in float32, (1, 1) or (out, 1)."""
+    """Return the scales of a weight in float32, (1, 1), (out, 1) or (a, b) for blocks of out / a rows and in / b
+    columns."""
     companions: Mapping[str, Tensor] = stored.companions
     if "SCB" in companions:
         return companions["SCB"].float().reshape(-1, 1) / _LARGEST
-    return next(companions[suffix] for suffix in INT8.scale_suffixes if suffix in companions).float().reshape(-1, 1)
+    scale = next(companions[suffix] for suffix in INT8.scale_suffixes if suffix in companions).float()
+    return scale if stored.format_name in _OF_BLOCKS else scale.reshape(-1, 1)
+
+
+def _divides(scale: Tensor, weight: Tensor) -> bool:
+    """Whether a weight has as many rows and columns for each scale as for any other."""
+    return scale.ndim == 2 and all(count and side % count == 0 for side, count in zip(weight.shape, scale.shape))
+
+
+def _scales_of(stored: StoredWeight, rows: Tensor) -> Tensor:
+    """The scales of rows with these numbers, (len(rows), b), in float32."""
+    scale = row_scale(stored)
+    return scale[rows * len(scale) // len(stored.weight)]
+
+
+def _scale(numbers: Tensor, scale: Tensor) -> Tensor:
+    """Multiply ``numbers`` (n, in) in place by ``scale`` (n, b), each of which is that of in / b columns."""
+    numbers.unflatten(1, (scale.shape[1], -1)).mul_(scale[..., None])
+    return numbers
 
 
 def _find_library_problem(stored: StoredWeight, scale: Tensor) -> str:

@@ -21,9 +21,9 @@ class Mxfp8Format(KitchenFormat):
 
     name = "mxfp8"
     reads = "mxfp8"
-    markers = ("mxfp8",)
+    markers = ("mxfp8", "hybrid_mxfp8")
     scale_suffixes = ("weight_scale",)
-    input_suffixes = ("input_scale",)
+    input_suffixes = ("input_scale", "weight_scalar")  # the latter for products of cards that know no blocks
     tolerance = 0.06
 
     def stores(self, stored: StoredWeight) -> bool:

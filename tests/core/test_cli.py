@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, inputs_by_node, table, widgets
 
 import ltx2_core as ltx2
@@ -530,6 +531,21 @@ def test_plan_says_where_weights_will_be(capsys):
     said = capsys.readouterr().out
     assert "LTX-2.3 in fp8: 768 x 512, 25 frames (1.0 s)" in said and "RTX 4090: at most" in said
     assert "sampling" in said and "Frames are decoded all at once" in said
+
+
+def test_a_plan_takes_sizes_lengths_and_loras_as_generate_does(tmp_path, capsys):
+    release = ["plan", "--version", "2.3", "--card", "RTX 4090", "--ram", "32"]
+    assert main([*release, "--seconds", "1", "--size", "16:9", "--megapixels", "0.4"]) == 0
+    assert ": 864 x 480, 25 frames (1.0 s)" in capsys.readouterr().out
+    assert main([*release, "--width", "100", "--height", "64", "--frames", "10"]) == 0
+    assert ": 96 x 64, 9 frames" in capsys.readouterr().out
+    assert main([*release, "--seconds", "1", "--frames", "9"]) == 2 and "--seconds" in capsys.readouterr().err
+    key = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    save_file(
+        {f"{key}.lora_A.weight": torch.ones(1, 8), f"{key}.lora_B.weight": torch.ones(8, 1)}, tmp_path / "x.safetensors"
+    )
+    assert main([*release, "--lora", str(tmp_path / "x.safetensors")]) == 2
+    assert "x.safetensors changes nothing in this LTX-2.3 model" in capsys.readouterr().err
 
 
 def test_plan_of_files_on_two_cards(capsys):

@@ -108,7 +108,7 @@ def test_float8_beside_other_dtypes():
         ({"first.weight": torch.zeros(16, 4, dtype=torch.uint8), "first.weight_zeros": torch.ones(())}, "awq_w4a16"),
         ({"first.weight": torch.zeros(16, 8, dtype=torch.int8)}, "int8"),
         ({"first.weight": torch.zeros(16, 8, dtype=torch.int8), "first.weight_scale": torch.ones(())}, "int8 with"),
-        ({"first.comfy_quant": as_bytes(format="int8_blockwise")}, "int8_blockwise"),
+        ({"first.comfy_quant": as_bytes(format="svdquant_w4a4")}, "svdquant_w4a4"),
         ({"first.weight_scale": torch.ones(())}, "float32 with a scale"),
         (
             {

@@ -55,6 +55,37 @@ def test_groups_that_a_marker_does_not_name_are_the_usual_ones(name):
     assert torch.equal(*numbers)
 
 
+# What convert_to_quant writes: the marker, and the shape of the scales of a matrix (16, 64) in float8 or int8.
+SCALES_OF_BLOCKS = {
+    "float8_e4m3fn_block3d": (16, 4, 1),
+    "float8_e4m3fn_blockwise": (2, 8),
+    "int8_blockwise": (2, 8),
+    "int8_lodewise": (16, 4),
+}
+
+
+@pytest.mark.parametrize(("named", "shape"), SCALES_OF_BLOCKS.items())
+def test_a_scale_counts_in_its_block(named, shape):
+    numbers, scales = torch.randint(-9, 10, (16, 64)).float(), torch.rand(shape[:2]) + 0.5
+    marker = torch.tensor(list(json.dumps({"format": named, "group_size": 8}).encode()), dtype=torch.uint8)
+    kind = torch.int8 if "int8" in named else torch.float8_e4m3fn
+    state = {"q.weight": numbers.to(kind), "q.weight_scale": scales.reshape(shape), "q.comfy_quant": marker}
+    stored, blocks = stored_weights(state)["q.weight"], torch.ones(16 // shape[0], 64 // shape[1])
+    format, expected, rows = find_format(stored), numbers * torch.kron(scales, blocks), torch.tensor([9, 0, 9])
+    assert not format.find_problem(stored)
+    torch.testing.assert_close(format.dequantize(stored, (16, 64), torch.float32), expected)
+    torch.testing.assert_close(format.expand_picked(stored, (16, 64), rows), expected[rows])
+    state["q.weight_scale"] = torch.ones(3, 8)
+    assert "of shape (3, 8)" in format.find_problem(stored_weights(state)["q.weight"])
+
+
+def test_mxfp8_with_a_scale_for_cards_without_blocks():
+    state = file_of("mxfp8_32x64")
+    marker = torch.tensor(list(b'{"format": "hybrid_mxfp8"}'), dtype=torch.uint8)
+    hybrid = state | {"q.comfy_quant": marker, "q.weight_scalar": torch.tensor(0.25)}
+    assert torch.equal(*(expand_stored(stored_weights(each)["q.weight"]) for each in (state, hybrid)))
+
+
 def test_the_scales_of_the_scales_of_four_bits_are_those_of_256_blocks():
     state, blocks = file_of("bnb_nf4_nested"), 257
     about = json.dumps({"quant_type": "nf4", "shape": [blocks, 64], "nested_offset": 0.5}).encode()

@@ -25,6 +25,7 @@ from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import MissingFileError
+from ltx2_core.lora import open_lora
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +151,15 @@ def test_a_fine_tune_without_prefix_counts_before_the_full_checkpoint(whole, tmp
     assert f"{whole['2.3'].name} also holds what is not used: transformer ({tuned.name} counts)" in said
 
 
+@pytest.mark.parametrize("names", [("video", "audio"), ("latent_tensor", "latent_format_version_0")])
+def test_a_latent_is_no_model(tmp_path, names):
+    """Nor is what was kept of a prompt, which has the same names."""
+    save_file({name: torch.ones(2) for name in names}, tmp_path / "x.safetensors")
+    for look in (open_models, inspect, open_lora, open_text_encoder):
+        with pytest.raises(CheckpointError, match=r"x\.safetensors is .*a latent, or what was kept of a prompt"):
+            look(tmp_path / "x.safetensors")
+
+
 def test_a_file_of_which_nothing_is_used_is_told(whole, tmp_path, caplog):
     copy = part(whole["2.0"], tmp_path / "copy.safetensors", "vocoder.")
     open_models([whole["2.0"], copy])
@@ -164,6 +174,15 @@ def test_the_parts_own_input_gives_that_part_and_no_other(whole, tmp_path):
     vocoder = part(whole["2.0"], tmp_path / "vocoder.safetensors", "vocoder.")
     with pytest.raises(CheckpointError, match=r"vocoder\.safetensors has no video encoder.*it holds vocoder"):
         open_models(whole["2.0"], video_vae=vocoder)
+
+
+def test_of_a_set_without_its_transformer_that_is_missing(tmp_path):
+    """And not the connectors, which are asked for first and lie in the same file."""
+    transformer, encoder, *vaes = tiny.write_split(tmp_path)
+    with pytest.raises(CheckpointError, match="have no transformer; choose the file that holds it as checkpoint in"):
+        open_models(vaes, encoder).source("video_connector")
+    with pytest.raises(CheckpointError, match=r"-transformer\.safetensors has no video decoder"):
+        open_models(transformer).source("video_decoder")
 
 
 # -- As ComfyUI saves them, and whole models with their text encoder ---------------------------------------------------

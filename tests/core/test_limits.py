@@ -39,7 +39,7 @@ FLAGS = [
     *[("--steps", value, "between 1 and 200") for value in ("0", "-1", "1000000000")],
     *[("--seed", value, "between 0 and") for value in ("-1", HUGE)],
     *[("--rescale", value, "between 0 and 1") for value in ("5", "nan", "-1")],
-    *[("--text-scale", value, "between 1 and 10") for value in ("0", "nan", "1e300")],
+    *[("--text-scale", value, "between 1 and 20") for value in ("0", "nan", "1e300")],
     *[("--stg-scale", value, "between 0 and 5") for value in ("-1", "inf")],
     *[("--video-stg-scale", value, "between 0 and 5") for value in ("-1", "inf")],
     *[("--skip-steps", value, "between 0 and 10") for value in ("-1", "1000000000")],
@@ -126,6 +126,11 @@ def test_whole_numbers_are_shown_whole(flag, value, fact, capsys):
 def test_the_sentence_names_the_flag(capsys):
     main(["generate", "--prompt", "x", "--output", "x.mp4", "--drift", "7"])
     assert capsys.readouterr().err == "error: --drift is 7; it must be between 0 and 1.\n"
+
+
+def test_the_sentence_names_the_unit(capsys):
+    main(["generate", "--prompt", "x", "--output", "x.mp4", "--seconds", "500"])
+    assert capsys.readouterr().err == "error: --seconds is 500; it must be between 0 and 120 seconds.\n"
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,26 @@ def test_half_a_lora_and_other_adapters_are_called_what_they_are(tmp_path, ends,
         open_lora(tmp_path / "x.safetensors")
 
 
+def test_what_musubi_tuner_notes_beside_a_layer_is_no_change(tmp_path):
+    """Nor is it called so; a layer that it changes and turns at once is refused, since only one of both is read."""
+    layer, one = "lora_unet_transformer_blocks_0_attn1_to_q", torch.ones(())
+    notes = "oft_block_size", "oft_block_share", "oft_coft", "scaled_oft"
+    oft = {
+        "oft_R.weight": torch.ones(1024, 6),
+        "oft_R.scaled_oft": one,
+        "alpha": one * 4,
+        "dora_scale": torch.ones(4096, 1),
+    }
+    oft |= {f"{note}_metadata": one.clone() for note in notes} | {"initial_norm": torch.ones(4096, 1)}
+    save_file({f"{layer}.{end}": value.clone() for end, value in oft.items()}, tmp_path / "oft.safetensors")
+    lora = open_lora(tmp_path / "oft.safetensors")
+    assert [delta.name for _, _, delta in lora.layers] == [layer] and not lora.left_out
+    both = oft | {"lokr_w1": torch.ones(2, 2), "lokr_w2": torch.ones(2048, 2048)}
+    save_file({f"{layer}.{end}": value.clone() for end, value in both.items()}, tmp_path / "both.safetensors")
+    with pytest.raises(CheckpointError, match=f"both.safetensors changes {layer} by LoKr and turns it by OFT"):
+        open_lora(tmp_path / "both.safetensors")
+
+
 @pytest.mark.parametrize("end", ["hra_u", "glora_A.u", "delora_A", "fourierft_spectrum"])
 def test_other_adapters_of_peft_are_called_so(tmp_path, end):
     state = {f"base_model.model.transformer_blocks.{block}.attn1.to_q.{end}": torch.ones(4, 4) for block in range(4)}
