@@ -117,7 +117,7 @@ class GraphLatent:
         return self.content.shape(self.fps)
 
     @property
-    def shown(self) -> ClipShape:
+    def own_shape(self) -> ClipShape:
         """The clip at the rate that the LATENT says of itself, if it says one: so long are sounds and videos for it.
 
         Another rate, chosen for a sampler, is how fast things move in it (``SamplingSettings.motion_speed``).

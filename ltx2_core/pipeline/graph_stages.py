@@ -85,7 +85,7 @@ def given_in(
             "or of a sampler."
         )
     careful = prepare_encoding(engine, conditions)
-    encoded = engine.conditions.encode(conditions, latent.shown, tuple(streams), careful, latent.times)
+    encoded = engine.conditions.encode(conditions, latent.own_shape, tuple(streams), careful, latent.times)
     items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)
