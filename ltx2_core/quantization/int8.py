@@ -84,8 +84,10 @@ class Int8Format(KitchenFormat, RotatedFormat):
 
     def stored_matrix(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
-        numbers = _shift(stored, stored.weight.to(dtype))
-        return _scale(numbers, _scales_of(stored, torch.arange(len(numbers), device=numbers.device)))
+        numbers, scale = _shift(stored, stored.weight.to(dtype)), row_scale(stored)
+        blocks = numbers.unflatten(1, (scale.shape[1], -1)).unflatten(0, (len(scale), -1))
+        blocks.mul_(scale[:, None, :, None])
+        return numbers
 
     def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
         """Return some rows of the matrix in float32."""
