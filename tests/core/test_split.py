@@ -233,7 +233,7 @@ def test_half_a_vae_is_known_for_what_it_is(parts, tmp_path):
         halves[half] = path
         assert {f"video_{half}"} == {*open_models(path).sources}
     models, seen = open_models([transformer, encoder, halves["decoder"], audio]), []
-    with pytest.raises(CheckpointError, match=r"decoder\.safetensors.* has no video encoder; choose .* as video_vae"):
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors.* have no video encoder; choose .* as video_vae"):
         ltx2.generate(models, "x", conditions=[Picture(torch.rand(1, 64, 64, 3))], on_progress=seen.append, **CLIP)
     assert not seen and find_parts([transformer, encoder], [*halves.values(), video, audio]) == [video, audio]
     assert find_parts([transformer, encoder], [halves["decoder"], audio]) == [halves["decoder"], audio]
