@@ -22,6 +22,7 @@ from ..conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
 )
+from ..conditioning.fill import MIRRORED
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.pictures import Picture
 from ..conditioning.sources import AudioSource, VideoSource
@@ -187,13 +188,18 @@ def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) 
 
 def shows_whole(options: argparse.Namespace) -> bool:
     """Return whether a reference is shown whole, so that the clip may have any size."""
-    texts: list[str] = options.reference_video
-    return (bool(texts) and space_of(options) is not None) or any("edges=mirrored" in text for text in texts)
+    parts = [_reference_parts(text)[1] for text in options.reference_video]
+    return (bool(parts) and space_of(options) is not None) or any(part.get("edges") == MIRRORED for part in parts)
+
+
+def _reference_parts(text: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a reference, and what is said behind it."""
+    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
+    return syntax.parse_file(text, *names, "outpaint", "margin", "edges", "start", "seconds")
 
 
 def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
-    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
-    path, part = syntax.parse_file(text, *names, "outpaint", "margin", "edges", "start", "seconds")
+    path, part = _reference_parts(text)
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     return _reference(_film(path, source, space), part, loras)
 
