@@ -211,8 +211,8 @@ def place(need: StageNeed, room: Room) -> Placement | None:
             need, (DEVICE,) * len(weights.blocks), 0, _load_seconds(need, machine), machine.seconds(need.cost)
         )
     blocks = _streamed(need, room, parts=False)
-    if blocks is not None and (blocks.slots > 2 or _takes_turns(room)):
-        return blocks  # with room to spare
+    if blocks is not None and (blocks.slots > 2 or _takes_turns(room) or not _can_gain(blocks, machine)):
+        return blocks  # with room to spare, or as fast as can be
     parts = _streamed(need, room, parts=True)
     if blocks is None or (parts is not None and parts.run < _SLOT_GAIN * blocks.run):
         return parts
@@ -247,7 +247,14 @@ def _streamed(need: StageNeed, room: Room, parts: bool) -> Placement | None:
             run = step_seconds(weights.sent(parts), tiers, slots, computing, machine, patching)
         if best is None or run < _SLOT_GAIN * best.run:
             best = Placement(need, tiers, slots, _load_seconds(need, machine), run, parts)
+        if not _can_gain(best, machine):
+            break
     return best
+
+
+def _can_gain(placement: Placement, machine: Machine) -> bool:
+    """Return whether a step could be noticeably faster, which takes as long as its computing at least."""
+    return machine.seconds(placement.need.cost) < _SLOT_GAIN * placement.run
 
 
 def _most_slots(units: Sequence[int], passing: Sequence[int], room: int) -> int:

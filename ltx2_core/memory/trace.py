@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,17 @@ class _Counter(TorchDispatchMode):
     def count(self, operation, types, args=(), kwargs=None):
         """Return what ``operation`` makes of its arguments, and count what that takes."""
         kwargs = kwargs or {}
-        key, given = signature(operation, args, kwargs)
-        result = RESULTS.of(operation, args, kwargs, given, key)
+        if operation.is_view:  # every second operation is one, which need not be described
+            given, result = args[:1], operation(*args, **kwargs)
+        else:
+            key, given = signature(operation, args, kwargs)
+            result = RESULTS.of(operation, args, kwargs, given, key)
         made = [result] if isinstance(result, Tensor) else tensors_in(result)
         is_new = self._keep_new(given, made)
         if operation.overloadpacket in _FREE or (operation.is_view and not is_new):  # ``to`` and ``flatten`` may copy
             return result
+        if operation.is_view:
+            key, _ = signature(operation, args, kwargs)
         if (known := _WORK.get(key)) is None:
             if len(_WORK) >= _REMEMBERED:
                 _WORK.clear()
@@ -83,7 +88,7 @@ class _Counter(TorchDispatchMode):
         self.work[kind] += amount
         return result
 
-    def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> bool:
+    def _keep_new(self, given: Sequence[Tensor], made: list[Tensor]) -> bool:
         """Count the memory of what was ``made`` if it is none of what was ``given``; return whether any is new."""
         is_new = False
         for tensor in made:

@@ -57,7 +57,7 @@ def attend_in_bricks(q: Tensor, k: Tensor, v: Tensor, kernel: Size, output: Tens
     for clip in range(len(q)):
         queries, keys, values, result = (x[clip].flatten(0, 2) for x in (q, k, v, output))
         for bricks, boxes, mask in layout.shares(q.device):
-            own, others = bricks[:, None] + asked, boxes[:, None] + seen
+            own, others = bricks + asked, boxes + seen
             result.index_copy_(0, own.flatten(), _attend(queries, keys, values, own, others, mask))
     return output
 
@@ -118,8 +118,8 @@ class _Layout:
     """The bricks of a clip. Cells are counted from the clip's first, row by row; all tensors are on the CPU."""
 
     axes: tuple[_Axis, _Axis, _Axis]
-    bricks: Tensor  # (N,), the first cell of each brick, those of the same masks together
-    boxes: Tensor  # (N,), that of its box
+    bricks: Tensor  # (N, 1), the first cell of each brick, those of the same masks together
+    boxes: Tensor  # (N, 1), that of its box
     alike: list[int]  # how many bricks in a row have the same masks
     patterns: Tensor  # (len(alike), 3), which of the masks of each axis they have
     cells_of_brick: Tensor  # (q,), from the first one on
@@ -127,7 +127,7 @@ class _Layout:
 
     def shares(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield the first cells of some bricks and of their boxes, and the mask (q, k) that they have in common."""
-        masks = [axis.seen().to(device) for axis in self.axes]
+        masks = [axis.seen().to(device).unbind() for axis in self.axes]
         step = max(1, math.ceil(len(self.bricks) / _SHARES))
         each = (x.to(device).split(self.alike) for x in (self.bricks, self.boxes))
         for bricks, boxes, pattern in zip(*each, self.patterns.tolist()):
@@ -141,8 +141,8 @@ class _Layout:
 
 def _mask(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
     """Which keys of its box each query of a brick sees, (q, k), from those of each axis."""
-    seen = t[:, None, None, :, None, None] & h[:, None, None, :, None] & w[:, None, None, :]
-    return seen.flatten(0, 2).flatten(1)
+    plane = (h.view(len(h), 1, -1, 1) & w.view(len(w), 1, -1)).view(len(h) * len(w), 1, -1)
+    return (t.view(len(t), 1, -1, 1) & plane).view(len(t) * len(plane), -1)
 
 
 @lru_cache(maxsize=32)
@@ -160,8 +160,8 @@ def _layout(size: Size, kernel: Size) -> _Layout:
 
     return _Layout(
         axes=(axes[0], axes[1], axes[2]),
-        bricks=count(axis.starts for axis in axes)[order],
-        boxes=count(axis.boxes for axis in axes)[order],
+        bricks=count(axis.starts for axis in axes)[order, None],
+        boxes=count(axis.boxes for axis in axes)[order, None],
         alike=alike.tolist(),
         patterns=kinds,
         cells_of_brick=count(range(axis.brick) for axis in axes),
