@@ -457,7 +457,7 @@ def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[
         before = torch.cuda.memory_allocated(device) if card else 0
         start = time.perf_counter()
         result = [x.cpu() for each in bench.network.sweep(given) for x in each]
-        times = max(2, min(10, round(2 / (time.perf_counter() - start))))
+        times = max(2, min(STEPS, round(2 / (time.perf_counter() - start))))
         bench.sent.clear()
         seconds = seconds_of(lambda: bench.network.sweep(given), times, device)
         figures |= {"seconds": seconds, "resident units": sum(store.staying), "units": len(store.staying)}

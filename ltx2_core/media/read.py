@@ -6,6 +6,7 @@ Time 0 is where the pictures of a file begin, or its sound where it has no pictu
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
     Stream = VideoStream | AudioStream
@@ -132,6 +134,7 @@ def read_video(
         video.thread_type = "AUTO"
         fps, start, number = _rate(video) if fps is None else rate_of(fps), seconds_of("start", start, LATEST), 0
         frames = None if frames is None else whole("frames", frames, 0, 10**9)
+        scalers: defaultdict[tuple[int, int], VideoReformatter] = defaultdict(av.video.reformatter.VideoReformatter)
         for picture, until in _shown(container, video, start, fps):
             count = floor((until - start) * fps) + 1 - number
             if frames is not None:
@@ -143,7 +146,7 @@ def read_video(
                     _check_colours(name_of(container), picture, _tags(video))
                     _tell_interlaced(name_of(container), picture)
                     size = _seen_width(container, video, picture), picture.height
-                pixels = _pixels(picture, size, _tags(video))
+                pixels = _pixels(picture, size, _tags(video), scalers[picture.colorspace, picture.color_range])
                 yield pixels.expand(count, -1, -1, -1)
                 number += count
             if number == frames:
@@ -167,7 +170,7 @@ def read_wide_picture(source: Source) -> Tensor | None:
     if colour.is_ordinary(*tags):
         return None
     _check_colours(name_of(source), picture, tags)
-    return _pixels(picture, (picture.width, picture.height), tags)
+    return _pixels(picture, (picture.width, picture.height), tags, av.video.reformatter.VideoReformatter())
 
 
 def read_audio(
@@ -412,8 +415,11 @@ def _display_matrix(picture: VideoFrame) -> tuple[bool, bool, bool]:
     return lies, (c if lies else a) < 0, (b if lies else d) < 0
 
 
-def _pixels(picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int]) -> Tensor:
-    """(1, H, W, 3) in 0..1, of BT.709, upright; ``size`` is the width and height at which it is shown, before that."""
+def _pixels(picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int], scaler: VideoReformatter) -> Tensor:
+    """(1, H, W, 3) in 0..1, of BT.709, upright; ``size`` is the width and height at which it is shown, before that.
+
+    What ``scaler`` prepares takes longer than a picture, and is kept for pictures of the same matrix and range.
+    """
     ordinary, matrix = colour.is_ordinary(*tags), picture.colorspace
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
         matrix = colour.BT2020
@@ -422,7 +428,8 @@ def _pixels(picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int]) -
     rgb, bits = picture.format.is_rgb, picture.format.components[0].bits
     deep = bits > 8 and not (ordinary and (rgb or len(picture.format.components) < 3))
     form, most = ("rgb48le", 65535 if rgb else 0xFF00) if deep else ("rgb24", 255)
-    coded = picture.reformat(
+    coded = scaler.reformat(
+        picture,
         width=size[0],
         height=size[1],
         format=form,
