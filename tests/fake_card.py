@@ -41,14 +41,13 @@ class MixedDevicesError(AssertionError):
 
 
 class Marks:
-    """Which storages are on the card; they are known for as long as they live."""
+    """Which storages are on the card: no other has the place of one that is known."""
 
     def __init__(self):
         self._storages: dict[int, StorageWeakRef] = {}
 
     def __contains__(self, tensor: torch.Tensor) -> bool:
-        found = self._storages.get(tensor.untyped_storage()._cdata)
-        return found is not None and not found.expired()
+        return tensor.untyped_storage()._cdata in self._storages
 
     def put(self, made: object, device: torch.device) -> object:
         """Mark every tensor in ``made`` as lying on ``device``, and return it."""
@@ -69,7 +68,14 @@ def tensors_in(value: object) -> list[torch.Tensor]:
         value = value.values()
     elif not isinstance(value, (tuple, list)):
         return []
-    return [tensor for each in value for tensor in tensors_in(each)]
+    found = []
+    for each in value:
+        if isinstance(each, torch.Tensor):
+            if not _is_meta(each):
+                found.append(each)
+        elif isinstance(each, (tuple, list, dict)):
+            found += tensors_in(each)
+    return found
 
 
 def _is_real(value: object) -> bool:
@@ -90,20 +96,17 @@ class Functions(TorchFunctionMode):
             torch.Tensor.device.__get__: lambda x: CARD if x in marks else _device(x),
             torch.Tensor.is_cuda.__get__: lambda x: x in marks,
             torch.Tensor.is_cpu.__get__: lambda x: x not in marks,
+            torch.Tensor.cpu: lambda x: self._move(x, HOST),
+            torch.Tensor.cuda: lambda x: self._move(x, CARD),
+            torch.Tensor.to: self._to,
+            torch.Tensor.numpy: lambda x: self._read(x).numpy(),
+            torch.Tensor.__array__: lambda x, *how: self._read(x).__array__(*how),
         }
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if function in self._answers and _is_real(args[0]):
-            return self._answers[function](args[0])
-        if function in (torch.Tensor.numpy, torch.Tensor.__array__) and args[0] in self.marks:
-            raise MixedDevicesError("NumPy cannot read what is on a card")
-        if function is torch.Tensor.cpu:
-            return self._move(args[0], HOST)
-        if function is torch.Tensor.cuda:
-            return self._move(args[0], CARD)
-        if function is torch.Tensor.to and _is_real(args[0]):
-            return self._to(*args, **kwargs)
+        kwargs = kwargs or {}
+        if (answer := self._answers.get(function)) and _is_real(args[0]):
+            return answer(*args, **kwargs)
         device = kwargs.get("device")
         if device is None or (asked := torch.device(device)).type not in ("cuda", "cpu"):
             return function(*args, **kwargs)
@@ -128,6 +131,11 @@ class Functions(TorchFunctionMode):
             return x.to(dtype or x.dtype, copy=copy, **how)
         return self._move(x.to(dtype or x.dtype, **how), torch.device(device), **how)
 
+    def _read(self, x):
+        if x in self.marks:
+            raise MixedDevicesError("NumPy cannot read what is on a card")
+        return x
+
     def _move(self, x, device, **how):
         if (x in self.marks) == (device.type == "cuda"):
             return x
@@ -145,7 +153,8 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.marks = marks
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def run(self, operation, types, args=(), kwargs=None):
+        """Return what ``operation`` makes of its arguments."""
         given = tensors_in((args, kwargs))
         on_card = [each for each in given if each in self.marks]
         if on_card and operation.overloadpacket not in COPIES:
@@ -167,6 +176,10 @@ class Operations(TorchDispatchMode):
         if on_host:
             shapes = [tuple(each.shape) for each in on_host]
             raise MixedDevicesError(f"{operation} on a card gets tensors of the host, of shapes {shapes}")
+
+
+# Set here and not in the class, where PyTorch would wrap it in its compiler.
+Operations.__torch_dispatch__ = Operations.run
 
 
 class CopyStream(Stream):

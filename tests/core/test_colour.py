@@ -205,15 +205,19 @@ class Older:
         self.real.close()
 
 
-class Scaler(av.video.reformatter.VideoReformatter):
+class Scaler:
     """That of PyAV, for pictures of which ``Older`` hides something."""
 
+    def __init__(self, real):
+        self.real = real
+
     def reformat(self, frame, **how):
-        return super().reformat(getattr(frame, "real", frame), **how)
+        return self.real.reformat(getattr(frame, "real", frame), **how)
 
 
 def test_colours_are_read_by_a_pyav_whose_pictures_do_not_name_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(av.video.reformatter, "VideoReformatter", Scaler)
+    real = av.video.reformatter.VideoReformatter
+    monkeypatch.setattr(av.video.reformatter, "VideoReformatter", lambda: Scaler(real()))
     video = coded(tmp_path / "clip.mp4", [64, 300, 721], BT2020, HLG)
     picture = tagged(tmp_path / "hdr.png", 148, BT2020, PQ, 0, 1)
     now, before = [], av.open
