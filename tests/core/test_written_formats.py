@@ -5,6 +5,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -48,6 +49,17 @@ ALLOWED = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The miniature with the matrices of its blocks in a format, written once: the file, and which these are."""
+
+    def write(name):
+        path = tmp_path_factory.mktemp("written") / "x.safetensors"
+        return path, rewrite(CHECKPOINT, path, {BLOCKS: name})
+
+    return cache(write)
+
+
 def streams():
     draw = torch.Generator().manual_seed(1)
     given = inputs(MINIATURE.config["transformer"])
@@ -64,14 +76,13 @@ def expanded_twin(network, plain):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.slow
-def test_a_transformer_computes_as_its_expanded_self(tmp_path, name):
-    path = tmp_path / "x.safetensors"
-    written = rewrite(CHECKPOINT, path, {BLOCKS: name})
+def test_a_transformer_computes_as_its_expanded_self(written, name):
+    path, matrices = written(name)
     network = build(open_models(path), "transformer", torch.float32)
     plain = build(MINIATURE, "transformer", torch.float32)
     true = plain(*streams())
     plain, layers = expanded_twin(network, plain)
-    assert len(layers) == len(written) > 100 and {layer.format.name for layer in layers.values()} == {WRITERS[name][1]}
+    assert len(layers) == len(matrices) > 100 and {layer.format.name for layer in layers.values()} == {WRITERS[name][1]}
     found = network(*streams())
     for ours, same, other in zip(found, plain(*streams()), true):
         assert relative_error(ours, same) < 1e-5
@@ -80,10 +91,8 @@ def test_a_transformer_computes_as_its_expanded_self(tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_plan_counts_the_bytes_of_the_file(tmp_path, name):
-    path = tmp_path / "x.safetensors"
-    rewrite(CHECKPOINT, path, {BLOCKS: name})
-    models = open_models(path)
+def test_a_plan_counts_the_bytes_of_the_file(written, name):
+    models = open_models(written(name)[0])
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
     blueprint = blueprint_of(models, None, dtypes)
     planned, built = blueprint.network("transformer"), build(models, "transformer", torch.bfloat16)
@@ -101,10 +110,8 @@ def test_a_plan_counts_the_bytes_of_the_file(tmp_path, name):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.sample(1)
-def test_a_lora_beside_every_format(tmp_path, name):
-    path = tmp_path / "x.safetensors"
-    rewrite(CHECKPOINT, path, {BLOCKS: name})
-    network = build(open_models(path), "transformer", torch.float32)
+def test_a_lora_beside_every_format(written, tmp_path, name):
+    network = build(open_models(written(name)[0]), "transformer", torch.float32)
     modules, state = dict(network.blocks[1].named_modules()), {}
     names = {"attn1.to_q": "video.self_attn.q", "ff.net.2": "video.feed_forward.down"}
     for theirs, ours in names.items():
@@ -149,11 +156,10 @@ def difference(weight):
 
 @pytest.mark.parametrize(("name", "form"), zip(WRITERS, itertools.cycle([low_rank, kronecker, lengths, difference])))
 @pytest.mark.sample(1)
-def test_every_form_of_lora_acts_on_the_numbers_of_the_format(tmp_path, name, form):
+def test_every_form_of_lora_acts_on_the_numbers_of_the_format(written, tmp_path, name, form):
     """Twice in one stack, beside the layer or folded, while its block streams, and not at all afterwards."""
-    path, key = tmp_path / "x.safetensors", "lora_unet_transformer_blocks_1_attn1_to_q"
-    rewrite(CHECKPOINT, path, {BLOCKS: name})
-    network, folded = (build(open_models(path), "transformer", torch.float32) for _ in range(2))
+    key = "lora_unet_transformer_blocks_1_attn1_to_q"
+    network, folded = (build(open_models(written(name)[0]), "transformer", torch.float32) for _ in range(2))
     layer = network.blocks[1].video.self_attn.q
     weight, x = expand_weight(layer, torch.float32), torch.randn(5, layer.shape[1])
     parts, change = form(weight)
@@ -282,10 +288,9 @@ def test_a_file_that_ends_within_a_tensor_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_weights_that_stream_compute_what_weights_in_place_do(tmp_path, name, device):
+def test_weights_that_stream_compute_what_weights_in_place_do(written, name, device):
     """As they arrive there: on a CPU numbers of 16 bits become float32, on an MPS device there is no float8."""
-    path, dtype = tmp_path / "x.safetensors", torch.float32 if device == "cpu" else torch.bfloat16
-    rewrite(CHECKPOINT, path, {BLOCKS: name})
+    path, dtype = written(name)[0], torch.float32 if device == "cpu" else torch.bfloat16
     arrival = arrival_on(torch.device(device), dtype)
     given = [replace(s, tokens=s.tokens.to(dtype), context=s.context.to(dtype)) for s in streams()]
     expected = build(open_models(path), "transformer", dtype)(*given)
@@ -336,12 +341,11 @@ def plain_clip(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_clip_in_every_format(tmp_path, plain_clip, name):
+def test_a_clip_in_every_format(written, tmp_path, plain_clip, name):
     gemma = tmp_path / "gemma"
     shutil.copytree(GEMMA, gemma)
     rewrite(GEMMA / "model.safetensors", gemma / "model.safetensors", {"language.*(self_attn|mlp)": name})
-    rewrite(CHECKPOINT, tmp_path / "x.safetensors", {BLOCKS: name})
-    models = open_models(tmp_path / "x.safetensors", gemma)
+    models = open_models(written(name)[0], gemma)
     difference = 255 * float((generate(models, PROMPT, **CLIP).frames - plain_clip).abs().mean())
     share = models.source("transformer").nbytes / MINIATURE.source("transformer").nbytes
     print(f"| {name} | {share:.2f} | {difference:.2f} |")
