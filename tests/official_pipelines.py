@@ -85,6 +85,11 @@ class Files:
         self.sound = draw(2, 2 * RATE) - 0.5
         self.film = self.source[:FRAMES, : HEIGHT - 8, : WIDTH - 8]  # of a size that no clip has
 
+    @functools.cache  # noqa: B019
+    def opened(self, checkpoint: Path) -> ltx2.Models:
+        """One of the checkpoints, with Gemma."""
+        return open_models(checkpoint, self.gemma)
+
     def _lora(self, name: str, seed: int) -> Path:
         generator, path = torch.Generator().manual_seed(seed), self.folder / f"{name}.safetensors"
         tensors = {}
@@ -156,13 +161,13 @@ def ours(files: Files, case: str, **more) -> dict[str, Tensor]:
             )
         case "text to audio":
             settings |= {"sound_only": True, "audio": Guidance(7, 1, 1, (0,), 0.7)}
-    models = open_models(files.distilled if distilled else files.checkpoint, files.gemma)
+    models = files.opened(files.distilled if distilled else files.checkpoint)
     return ltx2.generate(models, *PROMPTS, **settings).latent.streams()
 
 
 def raised(files: Files) -> dict[str, Tensor]:
     """Return the latents of a clip whose frame rate is raised once, in two windows without sound, as officially."""
-    models = open_models(files.distilled, files.gemma)
+    models = files.opened(files.distilled)
     first = Picture(files.pictures[:1], 0, compression=0)
     clip = {"width": WIDTH, "height": HEIGHT, "frames": LONG, "fps": SLOW_FPS, "seed": SEED, "sampler": "euler"}
     second = SecondStage((open_upscaler(files.upscaler),), keep_keyframes=True)
