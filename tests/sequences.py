@@ -222,7 +222,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
     launch, velocities = Launch.of_environment(), {}
     alone = clips(folder, names)[0] if launch.leads else {}
     with joining(launch) as processes, torch.inference_mode():
-        for version in VERSIONS if launch.size > 2 else VERSIONS[:1]:
+        for version in VERSIONS:
             network = transformer(version)
             shared = SequenceParallel(network, network.config, processes)
             velocities |= {f"{version} {name}": far for name, far in differences(network, shared).items()}
