@@ -4,15 +4,15 @@
 """
 
 import pytest
-from planted import FAULTS, found
+from planted import FAULTS, SEEDS, found
 from scenarios import SCENARIOS, complaints
 
 import ltx2_core.memory
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
-@pytest.mark.sample(40)
+@pytest.mark.sample(20)
 def test_every_access_is_ordered(scenario, seed):
     assert complaints(scenario, seed, ltx2_core.memory) == []
 

@@ -34,8 +34,11 @@ def section(version: str, **changes) -> dict:
     return section
 
 
-def formula_vocoder(version: str):
-    vocoder = make_vocoder(VocoderConfig.from_json(section(version)))
+def formula_vocoder(version: str, narrow: bool = False):
+    config = section(version)
+    for each in config.values() if narrow and version == "2.3" else ():
+        each["upsample_initial_channel"] //= 2
+    vocoder = make_vocoder(VocoderConfig.from_json(config))
     unwanted, gain = ([UNWANTED], 0.6) if version == "2.3" else ([], 1.5)
     formula.fill(vocoder, lambda name: VOCODER.official(name).removeprefix("vocoder."), unwanted, gain)
     return vocoder
@@ -196,18 +199,21 @@ def test_an_incomplete_extension_is_refused():
         VocoderConfig.from_json(incomplete)
 
 
-def precise(vocoder):
+def precise(version):
+    """With few channels, in float64, since rounding grows in these weights to nearly as much as the tolerance."""
+    vocoder = formula_vocoder(version, narrow=True)
     for part in vocoder.modules():
         part.compute_dtype = torch.float64
     return vocoder.double()
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("version, frames", [("2.0", 1), ("2.0", 30), ("2.3", 45), ("2.3", 500)])
+@pytest.mark.parametrize(
+    "version, frames, length", [("2.0", 1, 45), ("2.0", 30, 45), ("2.3", 45, 131), ("2.3", 500, 9)]
+)
 @pytest.mark.slow
-def test_a_waveform_in_pieces_is_the_whole(version, frames):
-    """In float64, since rounding grows in these weights to nearly as much as the tolerance."""
-    vocoder, mel = precise(formula_vocoder(version)), torch.randn(1, 2, 131 if version == "2.3" else 45, 64)
+def test_a_waveform_in_pieces_is_the_whole(version, frames, length):
+    vocoder, mel = precise(version), torch.randn(1, 2, length, 64)
     compare(f"vocoder {version} in pieces", vocode_chunked(vocoder, mel, frames), vocoder(mel), tolerance=1e-10)
 
 
@@ -215,8 +221,9 @@ def test_a_waveform_in_pieces_is_the_whole(version, frames):
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @pytest.mark.slow
 def test_a_sample_depends_on_nothing_beyond_its_receptive_field(version):
-    vocoder = precise(formula_vocoder(version))
-    middle, frames = 90, vocoder.receptive_frames
+    vocoder = precise(version)
+    frames = vocoder.receptive_frames
+    middle = frames + 5
     mel = torch.randn(1, 2, 2 * middle + 1, 64, dtype=torch.float64)
     other = mel.clone()
     other[:, :, middle] += 1
