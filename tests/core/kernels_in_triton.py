@@ -53,7 +53,7 @@ def test_norm_and_rotation_in_triton(dtype):
 
 @pytest.mark.usefixtures("_as_cards_round")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("at_once", [64, 4096])
+@pytest.mark.parametrize("at_once", [512, 4096])
 def test_norm_and_silu_in_triton(monkeypatch, dtype, at_once):
     """Of several clips in any layout, into the middle of larger ones, whose border is left alone."""
     monkeypatch.setattr(fused, "PIXELS", at_once)

@@ -151,9 +151,9 @@ def test_a_missing_stage_is_named(tmp_path):
 def test_the_transformer_learns(tmp_path):
     """From scenes and captions that are encoded here, in some seconds; its loss falls, and it goes on where it was."""
     export.adopt(tmp_path)
-    flow.encode_scenes(tmp_path, 0.02, "cpu", seed=0, workers=1)
+    flow.encode_scenes(tmp_path, 0.01, "cpu", seed=0, workers=1)
     before = len(torch.load(tmp_path / "scenes.pt")["meanings"])
-    flow.encode_scenes(tmp_path, 0.02, "cpu", seed=0, workers=1)
+    flow.encode_scenes(tmp_path, 0.01, "cpu", seed=0, workers=1)
     scenes = torch.load(tmp_path / "scenes.pt")
     assert before < len(scenes["meanings"])
     assert len(scenes["video"].unique(dim=0)) == len(scenes["video"])  # no scene twice
@@ -161,7 +161,7 @@ def test_the_transformer_learns(tmp_path):
     banks = {number: torch.randn(2, 12, 128, 64).half() for number in [*meanings, max(meanings) + 1]}
     torch.save({"banks": banks, "nothing": max(meanings) + 1}, tmp_path / "captions.pt")
     (tmp_path / "transformer.pt").unlink()
-    flow.train_transformer(tmp_path, 0.06, "cpu", seed=0, batch=8)
+    flow.train_transformer(tmp_path, 0.03, "cpu", seed=0, batch=2)
     state = torch.load(tmp_path / "transformer.pt")
     assert state["step"] > 1  # whatever else the machine does
     fresh = flow.new_transformer().state_dict()
@@ -177,7 +177,7 @@ def test_a_lora_is_learnt_beside_the_transformer(tmp_path):
     lesson = replace(loras.LESSONS["ic-motion"], captions=2, takes=2)
     loras.LESSONS["short"] = lesson
     try:
-        loras.train(tmp_path, 0.05, "cpu", seed=0, name="short")
+        loras.train(tmp_path, 0.03, "cpu", seed=0, name="short")
     finally:
         del loras.LESSONS["short"]
     lora = open_lora(tmp_path / "short.safetensors")
