@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import golden
@@ -38,17 +39,29 @@ def whole(tiny_files) -> dict[str, Path]:
     return {version: tiny_files(version)[0] for version in VERSIONS}
 
 
+@cache
+def content(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one of the whole files, read once."""
+    return load_file(path)
+
+
+@cache
+def official(path: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights of a network of one of the whole files, built once."""
+    return build(open_models(path), name).state_dict()
+
+
 def part(source: Path, target: Path, *begins: str, strip: str = "", rename=str, metadata=True, **changes) -> Path:
     """The tensors of a file whose names begin like this, under other names."""
-    tensors = {rename(k.removeprefix(strip)): v for k, v in load_file(source).items() if k.startswith(begins)}
+    tensors = {rename(k.removeprefix(strip)): v for k, v in content(source).items() if k.startswith(begins)}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors | changes, target, TensorFile(source).metadata if metadata else {})
     return target
 
 
-def assert_same(models, official, names):
+def assert_same(models, path, names):
     for name in names:
-        ours, theirs = build(models, name).state_dict(), build(official, name).state_dict()
+        ours, theirs = build(models, name).state_dict(), official(path, name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
 
@@ -69,7 +82,7 @@ def test_a_file_of_one_part_without_prefix_is_read_as_that_part(whole, tmp_path,
     bare = part(whole[version], tmp_path / "bare.safetensors", begin, strip=strip)
     models = open_models(bare)
     assert {*models.sources} == {*components} and not models.unknown(models.files[0])
-    assert_same(models, open_models(whole[version]), components)
+    assert_same(models, whole[version], components)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +100,7 @@ def test_a_transformer_is_read_whatever_its_trainer_has_around_it(whole, tmp_pat
     wrapped = part(source, tmp_path / "x.safetensors", PREFIX, strip=PREFIX, rename=rename)
     models = open_models(wrapped)
     assert not models.unknown(models.files[0])
-    assert_same(models, open_models(source), ("transformer", "video_connector", "audio_connector"))
+    assert_same(models, source, ("transformer", "video_connector", "audio_connector"))
     assert "cannot be read" not in inspect(wrapped)
 
 
@@ -98,11 +111,11 @@ def test_a_vae_is_read_whatever_its_program_has_around_it(whole, tmp_path, versi
     begin, strip, components = BARE[name]
     models = open_models(part(whole[version], tmp_path / "x.safetensors", begin, strip=strip, rename=prefix.__add__))
     assert {*models.sources} == {*components} and not models.unknown(models.files[0])
-    assert_same(models, open_models(whole[version]), components)
+    assert_same(models, whole[version], components)
 
 
 def test_connectors_alone_are_read_behind_each_prefix(whole, tmp_path):
-    tensors = {key: value for key, value in load_file(whole["2.3"]).items() if "embeddings_connector" in key}
+    tensors = {key: value for key, value in content(whole["2.3"]).items() if "embeddings_connector" in key}
     for prefix in ("model.diffusion_model.", "diffusion_model.", "transformer.", ""):
         path = tmp_path / "connectors.safetensors"
         save_file({key.replace("model.diffusion_model.", prefix, 1): value for key, value in tensors.items()}, path)
@@ -127,7 +140,7 @@ def test_bare_files_do_not_take_each_others_place(whole, tmp_path, first, second
 @pytest.mark.parametrize("lost", ["vocoder.bwe_generator.conv_pre.weight", "vae.decoder.conv_in.conv.bias"])
 def test_a_part_that_lacks_a_tensor_is_refused_by_its_header(whole, tmp_path, lost):
     """So a plan says it; it was said when that part was built, which for decoders is after sampling."""
-    state = load_file(whole["2.3"])
+    state = dict(content(whole["2.3"]))
     del state[lost]
     save_file(state, tmp_path / "x.safetensors", TensorFile(whole["2.3"]).metadata)
     name = "vocoder" if lost.startswith("vocoder") else "video_decoder"
@@ -140,7 +153,7 @@ def test_a_fine_tune_without_prefix_counts_before_the_full_checkpoint(whole, tmp
     tuned = tmp_path / "model_weights_step_01000.safetensors"
     tensors = {
         key.removeprefix(PREFIX): torch.zeros_like(value)
-        for key, value in load_file(whole["2.3"]).items()
+        for key, value in content(whole["2.3"]).items()
         if key.startswith(f"{PREFIX}transformer_blocks.") or (key.startswith(PREFIX) and "connector" not in key)
     }
     save_file(tensors, tuned)
@@ -199,7 +212,7 @@ def all_in_one(request, whole, tiny_files, tmp_path) -> Path:
     """A model of 2.3 and its Gemma in one file."""
     tokenizer, (model, outside) = "spiece_model", SAVED[request.param]
     gemma = load_file(tiny_files("2.3")[2])
-    state = load_file(whole["2.3"]) | {f"{outside}{tokenizer}": gemma.pop(tokenizer)}
+    state = content(whole["2.3"]) | {f"{outside}{tokenizer}": gemma.pop(tokenizer)}
     state |= {f"{model}{key}": value for key, value in gemma.items()}
     if model:
         state[f"{model.removesuffix('transformer.')}logit_scale"] = torch.ones(())
@@ -211,7 +224,7 @@ def all_in_one(request, whole, tiny_files, tmp_path) -> Path:
 def test_the_text_encoder_inside_a_whole_model_is_the_models_own(whole, tiny_files, all_in_one):
     models = open_models(all_in_one)
     assert not models.missing and models.text_encoder == all_in_one and not models.unknown(models.files[0])
-    assert_same(models, open_models(whole["2.3"]), models.sources)
+    assert_same(models, whole["2.3"], models.sources)
     assert find_text_encoder(models, []) == all_in_one
     inside, alone = map(open_text_encoder, (all_in_one, tiny_files("2.3")[2]))
     assert inside.tokenizer().tokens("a red ball") == alone.tokenizer().tokens("a red ball")
@@ -246,7 +259,7 @@ def test_an_audio_vae_that_comfyui_saved_is_read(whole, tmp_path):
     )  # fmt: skip
     models = open_models(whole["2.3"], audio_vae=saved)
     assert models.source("audio_decoder").file.path == saved and not models.unknown(models.files[1])
-    assert_same(models, open_models(whole["2.3"]), ("audio_encoder", "audio_decoder", "vocoder"))
+    assert_same(models, whole["2.3"], ("audio_encoder", "audio_decoder", "vocoder"))
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +272,7 @@ def test_a_video_vae_of_2_3_goes_with_2_5_whose_latents_it_has(whole, split, tmp
     vae = part(whole["2.3"], tmp_path / "vae.safetensors", "vae.")
     models = open_models(split, video_vae=vae)
     assert models.version == "2.5" and models.source("video_decoder").file.path == vae
-    assert_same(models, open_models(whole["2.3"]), ("video_encoder", "video_decoder"))
+    assert_same(models, whole["2.3"], ("video_encoder", "video_decoder"))
     assert open_models(vae).version == "2.3" and open_models(models.source("transformer").file.path).version == "2.5"
     for other, begin in (("2.0", "vae."), ("2.3", "vocoder."), ("2.3", ("vae.", "vocoder."))):
         wrong = part(whole[other], tmp_path / "wrong.safetensors", *([begin] if isinstance(begin, str) else begin))
@@ -388,7 +401,7 @@ def test_a_folder_of_diffusers_is_a_model(whole, tmp_path, tiny_files):
     models = open_models(folder)
     assert models.version == "2.3" and models.text_encoder == folder / "text_encoder"
     assert {*models.missing} == {"video_encoder", "video_decoder"}
-    assert_same(models, open_models(whole["2.3"]), models.sources)
+    assert_same(models, whole["2.3"], models.sources)
     (alone,) = open_models(folder / "audio_vae").files
     assert {*open_models(alone.path).sources} == {"audio_encoder", "audio_decoder"}
 
@@ -413,7 +426,7 @@ def test_the_configs_of_diffusers_are_read_where_headers_have_none(whole, tmp_pa
     folder = write_diffusers(whole["2.3"], tmp_path / "LTX-2.3")
     without_headers(folder)
     models, names = open_models(folder), ("transformer", "video_connector", "audio_connector")
-    assert_same(models, open_models(whole["2.3"]), {name: models.sources[name] for name in names})
+    assert_same(models, whole["2.3"], {name: models.sources[name] for name in names})
 
 
 @pytest.mark.parametrize("field, value, said", [
