@@ -67,7 +67,8 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph = graph
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def note(self, operation, types, args=(), kwargs=None):
+        """Return what ``operation`` makes of its arguments, and note it."""
         if operation.overloadpacket in REFUSED:
             raise RefusedError(f"operation not permitted when stream is capturing: {operation}")
         args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}))
@@ -81,6 +82,10 @@ class Recorder(TorchDispatchMode):
                 self.graph.own[_place(tensor)][1].append(weakref.ref(tensor))
         self.graph.calls.append((operation, args, kwargs, [tensor.detach() for tensor in made]))
         return result
+
+
+# Set here and not in the class, where PyTorch would wrap it in its compiler, whose import takes seconds.
+Recorder.__torch_dispatch__ = Recorder.note
 
 
 def _tensors(tree) -> list[Tensor]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from ltx2_core.memory.outlines import tensors_in
 
 
 class Peak(TorchDispatchMode):
@@ -24,13 +25,14 @@ class Peak(TorchDispatchMode):
         self.live = self.bytes = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def run(self, operation, types, args=(), kwargs=None):
+        """Return what ``operation`` makes of its arguments."""
         kwargs = kwargs or {}
-        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = set(map(_storage, tensors_in((args, kwargs))))
         result = operation(*args, **kwargs)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and not leaf.is_meta and _storage(leaf) not in given | self._known:
-                self._count(leaf.untyped_storage())
+        for each in tensors_in(result):
+            if not each.is_meta and _storage(each) not in given | self._known:
+                self._count(each.untyped_storage())
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -43,6 +45,10 @@ class Peak(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+# Set here and not in the class, where PyTorch would wrap it in its compiler, whose import takes seconds.
+Peak.__torch_dispatch__ = Peak.run
 
 
 @contextmanager

@@ -32,11 +32,15 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.reads = 0
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def count(self, operation, types, args=(), kwargs=None):
         kind = operation.overloadpacket
         by_mask = kind is aten.index and any(each is not None and each.dtype == torch.bool for each in args[1])
         self.reads += kind in READS or by_mask
         return operation(*args, **kwargs or {})
+
+
+# Set here and not in the class, where PyTorch would wrap it in its compiler, whose import takes seconds.
+Operations.__torch_dispatch__ = Operations.count
 
 
 class Functions(TorchFunctionMode):
