@@ -263,7 +263,7 @@ def test_a_clip_is_planned_once(models, monkeypatch):
 @pytest.mark.slow
 def test_clips_in_a_row_leave_nothing_behind(models, monkeypatch):
     settings = SMALL | {"vram": 4 * GIB, "ram": GIB // 4, "height": 96, "video": NEUTRAL, "audio": NEUTRAL}
-    planned_again(models, 5, monkeypatch, lambda: ltx2.generate(models, "a red ball", **settings).frames)
+    planned_again(models, 3, monkeypatch, lambda: ltx2.generate(models, "a red ball", **settings).frames)
 
 
 # --------------------------------------------------------------------------------------------------------------- needs

@@ -192,18 +192,19 @@ def test_a_source_of_very_many_frames_is_taken_in_part_only(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files have no limit there that a test could set")
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [0, 3000])
-def test_a_disk_that_is_full_is_told_and_nothing_is_left(tmp_path, limit):
-    script = f"""
-import resource, signal, torch
+def test_a_disk_that_is_full_is_told_and_nothing_is_left(tmp_path):
+    """At once, and after the first bytes."""
+    script = """
+import itertools, resource, signal, torch
 from fractions import Fraction
 from ltx2_core.media import write_audio, write_video
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-for write in (
+writers = (
     lambda: write_video("a.mp4", [torch.rand(9, 64, 64, 3)], Fraction(24)),
     lambda: write_audio("a.wav", torch.rand(1, 24000), 24000),
-):
+)
+for limit, write in itertools.product((0, 3000), writers):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, 3000))
     try:
         write()
     except OSError:
