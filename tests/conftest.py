@@ -117,6 +117,14 @@ def without_gradients():
         yield
 
 
+@pytest.fixture
+def unheard(monkeypatch):
+    """Let no sound be decoded, of which a test looks at latents or pictures alone."""
+    from ltx2_core.pipeline.decode_audio import DecodeAudio
+
+    monkeypatch.setattr(DecodeAudio, "run", lambda *_: (torch.zeros(1, 2, 1), 1))
+
+
 @pytest.fixture(scope="session")
 def whole(tiny_files, tmp_path_factory):
     """Files of every kind as they should be, of which tests damage copies."""

@@ -489,6 +489,7 @@ def exact_clip():
 
 @pytest.mark.parametrize(("type", "decibels"), zip(WRITTEN, (65, 45, 45, 38, 33)))
 @pytest.mark.slow
+@pytest.mark.usefixtures("unheard")
 def test_the_miniature_in_blocks_makes_nearly_the_same_clip(tmp_path, exact_clip, type, decibels):
     """Transformer, connectors, text projection and Gemma; the table in quantization/README.md has what was measured."""
     checkpoint = write(tmp_path / "mini.gguf", *transformer(MINI, common(type), quantised))

@@ -86,6 +86,7 @@ def latent(models, *loras, **more):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unheard")
 def test_a_clip_with_a_lora(models, lora):
     plain, with_it = latent(models), latent(models, (lora, Strengths()))
     assert not torch.equal(plain.video, with_it.video) and not torch.equal(plain.audio, with_it.audio)
@@ -96,6 +97,7 @@ def test_a_clip_with_a_lora(models, lora):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("over, points", [("steps", [(0, 1.0), (1, 0.0)]), ("sigmas", [(1.0, 1.0), (0.9, 0.0)])])
+@pytest.mark.usefixtures("unheard")
 def test_a_schedule_follows_the_run(models, lora, over, points):
     """Of two steps only the first one gets the LoRA."""
     asked = []
@@ -124,6 +126,7 @@ def test_changes_reach_the_right_one_of_several_networks():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unheard")
 def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
     """As on a card, where weights are changed when they are copied."""
     beside = latent(models, (lora, Strengths()))

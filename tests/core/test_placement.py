@@ -12,7 +12,7 @@ from planned import SLOW, follow, sampling
 from torch import nn
 
 from ltx2_core.geometry import ClipShape
-from ltx2_core.memory import Plain, Room, StageNeed, Store, place
+from ltx2_core.memory import Plain, Room, StageNeed, Store, place, placement
 from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import GIB, Machine, machine_named
 from ltx2_core.memory.partition import Weights
@@ -62,6 +62,15 @@ def test_a_hand_computed_placement():
     # With room for one part, copying and computing take turns.
     assert place(parts, Room(machine, 1059 + block, 4 * block)).run == pytest.approx(8.0)
     assert place(parts, Room(machine, 1059 + block // 2, 4 * block)) is None
+
+
+def test_a_ring_that_hides_all_copies_is_turned_once(monkeypatch):
+    machine, block, turned = replace(SLOW, link=1024, disk=102.4), 1024, []
+    weights = Weights(50, (block,) * 4, part_rest=60, parts=(block // 2,) * 8)
+    need = StageNeed("sampling", weights, Cost(products=4e9), 1000 - KERNEL_WORKSPACE_BYTES, 8)
+    turn = placement.step_seconds
+    monkeypatch.setattr(placement, "step_seconds", lambda *given: turned.append(given) or turn(*given))
+    assert place(need, Room(machine, 1050 + 3 * block, 4 * block)).run == 4.0 and len(turned) == 1
 
 
 @pytest.mark.parametrize("format", SIZES)

@@ -55,6 +55,7 @@ TEXT_SIDE = {"text_encoder", "text_features", "video_connector", "audio_connecto
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unheard")
 def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, opened, caplog):
     def run(prompt, negative, cache=tmp_path):
         del opened[:]

@@ -45,6 +45,13 @@ def test_any_rate_becomes_any_other_by_the_nearest_picture(tmp_path, suffix, sou
         assert numbers(read_video(path, fps=Fraction(fps), start=start)) == expected
 
 
+def test_what_prepares_a_conversion_is_made_once_for_all_pictures(tmp_path, monkeypatch):
+    made, real = [], av.video.reformatter.VideoReformatter
+    monkeypatch.setattr(av.video.reformatter, "VideoReformatter", lambda: made.append(real()) or made[-1])
+    path = mux(tmp_path / "clip.mkv", [0, 40, 80, 120])
+    assert numbers(read_video(path)) == [0, 1, 2, 3] and len(made) == 1
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_variable_rate_becomes_a_constant_one(tmp_path, suffix):
     path = mux(tmp_path / f"clip.{suffix}", [0, 40, 55, 200, 210, 800, 840])

@@ -340,6 +340,7 @@ def plain_clip(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unheard")
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_clip_in_every_format(written, tmp_path, plain_clip, name):
     gemma = tmp_path / "gemma"
