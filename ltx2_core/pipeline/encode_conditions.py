@@ -319,7 +319,7 @@ def check_latents_fit(shape: ClipShape, batch: int) -> None:
 
 def check_something_is_left(state: AVState) -> None:
     """Raise SettingError if everything in a clip is given, so that nothing has to be generated."""
-    if not state.free:
+    if state.is_given:
         raise SettingError(
             "Nothing is left to make: every part of this clip is already given and stays (ranges and masks limit each "
             "other). Take a condition out."
