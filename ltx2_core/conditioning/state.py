@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import geometry
 from ..errors import SettingError
 from ..geometry import Keyframes
-from ..latents import STREAMS, AVLatent, per_stream
+from ..latents import AVLatent, per_stream
 from ..layers import TokenLevels, Visibility
 
 PURE_NOISE = 0.9999  # above this noise level, rounding is all that is left of the content
@@ -221,11 +221,6 @@ class AVState:
     def free(self) -> list[str]:
         """The streams that are not frozen."""
         return [name for name, state in self.streams().items() if not state.is_frozen]
-
-    @property
-    def fixed(self) -> list[str]:
-        """The streams that are frozen or absent."""
-        return [name for name in STREAMS if name not in self.free]
 
     @property
     def draws(self) -> tuple[int, ...]:
