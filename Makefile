@@ -6,11 +6,9 @@ COMFYUI := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 IN_VENV := .venv/bin/python -m
 # Python compiles what it imports; to compile all of torch takes longer than to unpack it.
 INSTALL := $(IN_VENV) pip install --quiet --no-compile
-# As many files at a time as there are cores, with 3 GB of memory and a thread for each; in the order of their names, for
-# those of the host, which are long, shall not come last.
-PROCESSES = $(shell $(PYTHON) -c "from os import cpu_count, sysconf as of; \
-	print(min(cpu_count(), max(2, of('SC_PAGE_SIZE') * of('SC_PHYS_PAGES') // (3 * 10**9))))")
-PYTEST = OMP_NUM_THREADS=1 $(IN_VENV) pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# Two files at a time, each with a thread of its own; in the order of their names, for those of the host, which are long,
+# shall not come last.
+PYTEST := OMP_NUM_THREADS=1 $(IN_VENV) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: card-bundle demo fast test
 
