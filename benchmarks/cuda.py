@@ -47,8 +47,8 @@ from ltx2_core.memory.placement import Room, StageNeed, explain_refusal, place
 from ltx2_core.memory.ram import pinnable, ram
 from ltx2_core.memory.ring import Link
 from ltx2_core.memory.unit import Slot, Unit
-from ltx2_core.pipeline.blueprint import Blueprint
-from ltx2_core.pipeline.need_of_passes import need_of_passes
+from ltx2_core.pipeline.needs.blueprint import Blueprint
+from ltx2_core.pipeline.needs.passes import need_of_passes
 from ltx2_core.pipeline.precision import exact_float32
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.pipeline.stages import PLANNED_PASSES

@@ -22,8 +22,8 @@ from ltx2_core.cli.inspect import inspect
 from ltx2_core.memory.machine import CARDS, GIB
 from ltx2_core.memory.placement import Room
 from ltx2_core.pipeline.encode_text import contexts_cache
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import recipe_of
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.stages import Stages
 

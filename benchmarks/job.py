@@ -18,7 +18,7 @@ import ltx2_core as ltx2
 from ltx2_core.checkpoint import build
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.pipeline.encode_text import ConnectorConfig, contexts_cache
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.transformer import StreamInput
 
 from . import codecs, peers, sound

@@ -27,9 +27,9 @@ from ltx2_core.checkpoint.keys.gemma import GEMMA
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.memory import Placement
-from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.encode_text import ConnectorConfig, contexts_cache
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import Plan
 from ltx2_core.pipeline.stage import Stage, StagePlan
 

@@ -10,7 +10,7 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB, Machine
 from ltx2_core.memory.placement import DISK, HOST, Placement, Room
 from ltx2_core.memory.ram import free_ram, pinnable
-from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
+from ltx2_core.pipeline.needs.blueprint import PLANNED_FORMATS, Blueprint
 from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.pipeline.stages import guidance_of_passes, stages_of_clip

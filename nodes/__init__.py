@@ -3,8 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..ltx2_core.conditioning.sockets import Kinds
-from ..ltx2_core.pipeline.graph import LongClipPlan
-from ..ltx2_core.pipeline.graph_codec import MelSpectrogram
+from ..ltx2_core.pipeline.graph.codec import MelSpectrogram
+from ..ltx2_core.pipeline.graph.latents import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling import StreamGuidance
 from .benchmark import Benchmark

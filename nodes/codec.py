@@ -10,8 +10,8 @@ from ..ltx2_core.conditioning.light import LightDecoding
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.media import even_frames
 from ..ltx2_core.pipeline.grade import prepare_decoding
-from ..ltx2_core.pipeline.graph import GraphLatent
-from ..ltx2_core.pipeline.graph_codec import Audio, MelSpectrogram, decode_frames, decode_mel, decode_sound, vocode
+from ..ltx2_core.pipeline.graph.codec import Audio, MelSpectrogram, decode_frames, decode_mel, decode_sound, vocode
+from ..ltx2_core.pipeline.graph.latents import GraphLatent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Denoising, Tiling
 from . import host

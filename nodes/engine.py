@@ -28,14 +28,14 @@ from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import free_ram, ram
 from ..ltx2_core.memory.ring import Link
 from ..ltx2_core.memory.store import Store
-from ..ltx2_core.pipeline import prepare
-from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
-from ..ltx2_core.pipeline.engine import PlannedEngine
-from ..ltx2_core.pipeline.graph import GraphLatent
+from ..ltx2_core.pipeline.engines import prepare
+from ..ltx2_core.pipeline.engines.planned import PlannedEngine
+from ..ltx2_core.pipeline.engines.prepare import Prepared
+from ..ltx2_core.pipeline.graph.latents import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
+from ..ltx2_core.pipeline.needs.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import Prepared
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import tokens_of
+from ..ltx2_core.pipeline.graph.latents import tokens_of
 from ..ltx2_core.sampling import Guidance, StreamGuidance
 from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
 from .engine import LoadedModel

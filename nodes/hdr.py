@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.light import LightSource, LightTarget
 from ..ltx2_core.disk_cache import Stamp, stamps
-from ..ltx2_core.pipeline.graph_codec import Audio, audio_source
+from ..ltx2_core.pipeline.graph.codec import Audio, audio_source
 from . import host
 from .inputs import choice, optional, sockets, widgets
 from .node import Node

@@ -13,8 +13,8 @@ from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.latents import empty
 from ..ltx2_core.pipeline.duration import fit_length, follow_given
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of, latent_of_take
-from ..ltx2_core.pipeline.graph_codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
+from ..ltx2_core.pipeline.graph.codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
+from ..ltx2_core.pipeline.graph.latents import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of, latent_of_take
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.takes import SUFFIX, load_take, save_take
 from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings, ExtendSettings, OwnClipSettings, RecipeSettings

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import GraphLatent
-from ..ltx2_core.pipeline.graph_stages import plan_clip
+from ..ltx2_core.pipeline.graph.latents import GraphLatent
+from ..ltx2_core.pipeline.graph.stages import plan_clip
 from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import TRANSFORMER
 from ..ltx2_core.sampling import StreamGuidance

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.mini.preview import preview_factors
-from ..ltx2_core.pipeline.graph import GraphLatent
+from ..ltx2_core.pipeline.graph.latents import GraphLatent
 from ..ltx2_core.pipeline.preview import Preview
 from . import host
 

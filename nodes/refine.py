@@ -8,8 +8,8 @@ from torch import Tensor
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt
-from ..ltx2_core.pipeline.graph_stages import refine_latent, refine_raised, upscale_latent
+from ..ltx2_core.pipeline.graph.latents import GraphLatent, GraphPrompt
+from ..ltx2_core.pipeline.graph.stages import refine_latent, refine_raised, upscale_latent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.raise_rate import check_known_keyframes
 from ..ltx2_core.sampling.tiles import TileSettings

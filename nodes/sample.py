@@ -7,9 +7,9 @@ from comfy_api.latest import InputImpl, io
 
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.fields import OutputName
-from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt, LongClipPlan
-from ..ltx2_core.pipeline.graph_stages import sample_latent
-from ..ltx2_core.pipeline.launch import PROCESSES, count_of, make_together, words_of_clip, words_of_files
+from ..ltx2_core.pipeline.engines.launch import PROCESSES, count_of, make_together, words_of_clip, words_of_files
+from ..ltx2_core.pipeline.graph.latents import GraphLatent, GraphPrompt, LongClipPlan
+from ..ltx2_core.pipeline.graph.stages import sample_latent
 from ..ltx2_core.sampling import Guidance, ScheduleSettings
 from ..ltx2_core.sampling.windows import Segment, Windowing
 from ..ltx2_core.settings import ClipSettings, LongClip, PromptSettings, RecipeSettings, SamplingSettings, StreamScales

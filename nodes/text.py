@@ -11,7 +11,7 @@ from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import GraphPrompt
+from ..ltx2_core.pipeline.graph.latents import GraphPrompt
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
 from ..ltx2_core.text.prompts import MADE_BY, UNPROCESSED

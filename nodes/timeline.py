@@ -8,7 +8,7 @@ from ..ltx2_core.conditioning import Timeline
 from ..ltx2_core.conditioning.kept import chained
 from ..ltx2_core.conditioning.timeline import TimelineText
 from ..ltx2_core.disk_cache import Stamp, stamps
-from ..ltx2_core.pipeline.graph import LongClipPlan
+from ..ltx2_core.pipeline.graph.latents import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling.windows import Windowing
 from ..ltx2_core.settings import PromptSettings, place_timeline

@@ -19,8 +19,8 @@ from ..ltx2_core.media import probe, widened
 from ..ltx2_core.media.notes import mark_video, marked
 from ..ltx2_core.media.provenance import check_unsigned
 from ..ltx2_core.media.write import whole_or_nothing, write_clip
-from ..ltx2_core.pipeline.graph import KEYFRAMES, Conditioning, Latent
-from ..ltx2_core.pipeline.graph_codec import audio_source
+from ..ltx2_core.pipeline.graph.codec import audio_source
+from ..ltx2_core.pipeline.graph.latents import KEYFRAMES, Conditioning, Latent
 from . import host
 
 ModelType = io.Custom("LTX2AV_MODEL")

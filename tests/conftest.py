@@ -80,7 +80,7 @@ def mark_all_but_samples(items):
 @pytest.fixture(scope="session")
 def released():
     """The networks of a release as shapes, made once: ``released("2.3", "fp8")``."""
-    from ltx2_core.pipeline.blueprint import Blueprint
+    from ltx2_core.pipeline.needs.blueprint import Blueprint
 
     return cache(lambda version, format="bf16": Blueprint.of_version(version, format))
 
@@ -130,7 +130,7 @@ def tiny_blueprint(tiny_files):
     """The networks of a tiny model as shapes, from the headers of its files, and these files."""
     import ltx2_core as ltx2
     from ltx2_core.checkpoint.text_encoder import open_text_encoder
-    from ltx2_core.pipeline.blueprint import Blueprint
+    from ltx2_core.pipeline.needs.blueprint import Blueprint
 
     checkpoint, gemma, _ = tiny_files("2.3")
     models = ltx2.open_models(checkpoint, gemma)

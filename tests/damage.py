@@ -27,7 +27,7 @@ from ltx2_core.cli.inspect import inspect
 from ltx2_core.disk_cache import DiskCache
 from ltx2_core.lora import open_lora
 from ltx2_core.media import probe, read_audio, read_picture, read_video, write_audio, write_video
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.settings import Resources
 
 # What stands in a field where something else should.

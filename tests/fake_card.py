@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_core.memory import link, pinned
 from ltx2_core.memory.machine import machine_named
-from ltx2_core.pipeline import engine, local_engine
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines import planned as engine
 
 CARD, HOST = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 32 * 10**9

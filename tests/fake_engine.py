@@ -10,7 +10,7 @@ from ltx2_core.checkpoint import Models, build
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import build_upscaler
 from ltx2_core.memory.placement import UNLIMITED
-from ltx2_core.pipeline.blueprint import blueprint_of
+from ltx2_core.pipeline.needs.blueprint import blueprint_of
 from ltx2_core.pipeline.stage import TRANSFORMER, Events, Load, Networks
 
 

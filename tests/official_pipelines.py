@@ -35,8 +35,8 @@ from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.pipeline.encode_conditions import encode_all
 from ltx2_core.pipeline.encode_text import contexts_cache
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import recipe_of, run
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.long import Script
 from ltx2_core.pipeline.raise_rate import RaiseRate
 from ltx2_core.pipeline.stage import upscaler_key

@@ -7,8 +7,8 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Placement, Room, StageNeed, Store
 from ltx2_core.memory.machine import Machine
-from ltx2_core.pipeline.blueprint import Blueprint
-from ltx2_core.pipeline.need_of_passes import need_of_passes
+from ltx2_core.pipeline.needs.blueprint import Blueprint
+from ltx2_core.pipeline.needs.passes import need_of_passes
 from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.pipeline.stage import LatentSize

@@ -27,7 +27,7 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.conditioning.conditions import KeepVideo, ReferenceVideo, RetakeRange, VideoSource
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.layers import TextSchedule, Visibility
-from ltx2_core.pipeline.processes import Launch, Processes, joining
+from ltx2_core.pipeline.engines.processes import Launch, Processes, joining
 from ltx2_core.pipeline.sample import SampleInputs, Sampling, sample
 from ltx2_core.sampling import Guidance
 from ltx2_core.transformer import UNPERTURBED, Nag, Pass, Perturbation, SequenceParallel, StreamInput, Transformer

@@ -12,8 +12,8 @@ from functools import partial
 from types import FrameType
 
 from ..errors import LTX2Error, memory_told, one_line, plain_text
-from ..pipeline.launch import follow_starter
-from ..pipeline.processes import Launch
+from ..pipeline.engines.launch import follow_starter
+from ..pipeline.engines.processes import Launch
 from .commands import COMMANDS
 from .parser import parse
 from .progress import lossy_output, shown_log

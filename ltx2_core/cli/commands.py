@@ -21,14 +21,14 @@ from ..media.write import check_name, check_place
 from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
-from ..pipeline.blueprint import Blueprint
+from ..pipeline.engines.gain import describe_gain
+from ..pipeline.engines.local import best_device, compute_dtype, current_machine, width_of
+from ..pipeline.engines.prepare import LoraLoad
+from ..pipeline.engines.processes import Launch
 from ..pipeline.finish import decode_take
-from ..pipeline.gain import describe_gain
 from ..pipeline.generate import check_decoders, completed, recipe_of, run_batch
-from ..pipeline.local_engine import best_device, compute_dtype, current_machine, width_of
+from ..pipeline.needs.blueprint import Blueprint
 from ..pipeline.plan import plan_stages
-from ..pipeline.prepare import LoraLoad
-from ..pipeline.processes import Launch
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..checkpoint import Models
 from ..errors import LTX2Error, one_line, plain_text
+from ..pipeline.engines.local import LocalEngine
 from ..pipeline.generate import check_decoders, completed, next_engine, run_complete, settled
-from ..pipeline.local_engine import LocalEngine
 from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
 from ..pipeline.stage import Events
 from ..pipeline.takes import Take

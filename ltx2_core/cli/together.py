@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 from ..errors import LTX2Error, SettingError
-from ..pipeline.processes import Launch, joining
+from ..pipeline.engines.processes import Launch, joining
 
 Tell = Callable[[str], None]  # shows why a command failed
 

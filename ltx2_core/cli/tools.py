@@ -8,7 +8,7 @@ from ..conditioning.compare import Comparison
 from ..errors import SettingError
 from ..fields import check_number
 from ..media.provenance import ANCHORS, CERTIFICATE, KEY, TIMESTAMP
-from ..pipeline.blueprint import PLANNED_FORMATS
+from ..pipeline.needs.blueprint import PLANNED_FORMATS
 from ..quantization import KEPT_WORDS
 from ..sampling import ScheduleSettings
 from ..settings import ClipSettings, Resources

@@ -130,13 +130,15 @@ def blend(made: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     padding = (0, _next_power(width) - width, 0, _next_power(height) - height)
     sides = height + padding[3], width + padding[1]
     count = min(LEVELS, min(sides).bit_length() - 1)
-    frames = [F.pad(rearrange(each.float(), "f h w c -> f c h w"), padding, "reflect") for each in (made, kept)]
-    weights = _gaussians(F.pad(mask[:, None].float(), padding, "reflect"), count)
-    bands = zip(*(_laplacians(each, count) for each in frames), weights)
-    *finer, blended = [torch.lerp(other, one, weight) for one, other, weight in bands]
-    for band in reversed(finer):
-        blended = _enlarge(blended) + band
-    return rearrange(blended[..., :height, :width], "f c h w -> f h w c").clamp(0, 1).to(made.dtype)
+    # Every step is linear, so bands of the difference are enough.
+    change = rearrange(made.float() - kept.float(), "f h w c -> f c h w").contiguous()
+    changes, weights = (_gaussians(F.pad(each, padding, "reflect"), count) for each in (change, mask[:, None].float()))
+    coarse, weight = changes.pop(), weights.pop()
+    blended = coarse * weight
+    for fine, weight in zip(reversed(changes), reversed(weights)):
+        blended = torch.addcmul(_enlarge(blended), fine - _enlarge(coarse), weight)
+        coarse = fine
+    return (kept + rearrange(blended[..., :height, :width], "f c h w -> f h w c")).clamp(0, 1).to(made.dtype)
 
 
 def _next_power(side: int) -> int:
@@ -152,12 +154,6 @@ def _gaussians(frames: Tensor, count: int) -> list[Tensor]:
     return levels
 
 
-def _laplacians(frames: Tensor, count: int) -> list[Tensor]:
-    """What each level has beyond the next coarser one; the coarsest as it is."""
-    levels = _gaussians(frames, count)
-    return [*(fine - _enlarge(coarse) for fine, coarse in zip(levels, levels[1:])), levels[-1]]
-
-
 def _enlarge(frames: Tensor) -> Tensor:
     double = [2 * side for side in frames.shape[-2:]]
     return _smooth(F.interpolate(frames, double, mode="bilinear", align_corners=False))
@@ -165,8 +161,9 @@ def _enlarge(frames: Tensor) -> Tensor:
 
 def _smooth(frames: Tensor) -> Tensor:
     """Smooth (F, C, H, W) by a binomial kernel of 5 x 5, row by row and column by column."""
-    taps, channels = torch.tensor(_TAPS, device=frames.device), frames.shape[1]
-    for padding, shape in (((2, 2, 0, 0), (1, 5)), ((0, 0, 2, 2), (5, 1))):
-        kernel = taps.view(1, 1, *shape).expand(channels, -1, -1, -1)
-        frames = F.conv2d(F.pad(frames, padding, "reflect"), kernel, groups=channels)
+    for axis, padding in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
+        padded, length = F.pad(frames, padding, "reflect"), frames.shape[axis]
+        frames = _TAPS[0] * padded.narrow(axis, 0, length)
+        for number, tap in enumerate(_TAPS[1:], 1):  # a third of what a convolution by channels takes on a CPU
+            frames.add_(padded.narrow(axis, number, length), alpha=tap)
     return frames

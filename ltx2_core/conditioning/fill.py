@@ -95,11 +95,22 @@ def grow(mask: Tensor, pixels: int, frames: int) -> Tensor:
     """
     if not pixels and not frames:
         return mask
-    whole = mask[None]
-    for axis, radius in enumerate((frames, pixels, pixels)):  # the largest of a box is that of its rows, axis by axis
-        reach = [radius if each == axis else 0 for each in range(3)]
-        whole = F.max_pool3d(whole, [2 * each + 1 for each in reach], stride=1, padding=reach)
-    return (whole[0] > 0.5).float()
+    covered = mask > 0.5
+    for axis, radius in enumerate((frames, pixels, pixels)):  # what touches a box touches its rows, axis by axis
+        covered = _spread(covered, axis, radius)
+    return covered.float()
+
+
+def _spread(covered: Tensor, axis: int, radius: int) -> Tensor:
+    """Cover what lies ``radius`` before and after along one of three axes, each time twice as far."""
+    covered = F.pad(covered, [0, 0] * (2 - axis) + [radius, radius])
+    width = 1
+    while width < 2 * radius + 1:
+        step = min(width, 2 * radius + 1 - width)
+        length = covered.shape[axis] - step
+        covered = covered.narrow(axis, 0, length) | covered.narrow(axis, step, length)
+        width += step
+    return covered
 
 
 def paint(chunks: Iterable[Tensor], mask: Tensor) -> Iterator[Tensor]:

@@ -54,7 +54,8 @@ class Keyframe:
             )
         mask = state.mask.clone()
         own[:, : picture.shape[1]], mask[:, : picture.shape[1]] = picture, 1 - self.strength
-        return replace(state, clean=state.with_own(state.clean, own), mask=mask)
+        covered = replace(state, clean=state.with_own(state.clean, own), mask=mask)
+        return replace(covered, is_covered=covered.is_given and not state.is_frozen)
 
     def _append(self, state: State, frame: int) -> State:
         length, height, width = self.latent.shape[2:]

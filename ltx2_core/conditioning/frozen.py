@@ -39,4 +39,5 @@ class Frozen:
             clean=state.with_own(state.clean, clean),
             mask=state.with_own(state.mask, torch.zeros_like(state.own(state.mask))),
             shown_noise=self.noise,
+            is_covered=False,
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import geometry
 from ..errors import SettingError
 from ..geometry import Keyframes
-from ..latents import STREAMS, AVLatent, per_stream
+from ..latents import AVLatent, per_stream
 from ..layers import TokenLevels, Visibility
 
 PURE_NOISE = 0.9999  # above this noise level, rounding is all that is left of the content
@@ -37,6 +37,7 @@ class State:
     keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None: on none
     visibility: Visibility | None = None  # None: every token sees every other one
     shown_noise: float = 0.0  # the noise level at which the model is shown a frozen stream
+    is_covered: bool = False  # whether pictures leave nothing to generate, which does not freeze the stream
     slots: Tensor | None = None  # (N,): the frame of the clip that an appended token is generated for, -1 for others
 
     @classmethod
@@ -67,14 +68,19 @@ class State:
         return self.mask.flatten(1).any(1)
 
     @cached_property
-    def is_frozen(self) -> bool:
+    def is_given(self) -> bool:
         """True if nothing is generated."""
         return not self.generates.any()
+
+    @property
+    def is_frozen(self) -> bool:
+        """True if nothing is generated, and the noise level of the steps is not that of the stream either."""
+        return self.is_given and not self.is_covered
 
     @cached_property
     def is_mixed(self) -> bool:
         """True if some clips generate nothing, and others do."""
-        return not self.is_frozen and not self.generates.all()
+        return not self.is_given and not self.generates.all()
 
     @cached_property
     def levels(self) -> TokenLevels:
@@ -207,14 +213,14 @@ class AVState:
         return {name: state for name, state in (("video", self.video), ("audio", self.audio)) if state is not None}
 
     @property
-    def free(self) -> list[str]:
-        """The streams of which anything is generated."""
-        return [name for name, state in self.streams().items() if not state.is_frozen]
+    def is_given(self) -> bool:
+        """True if nothing is generated in either stream."""
+        return all(state.is_given for state in self.streams().values())
 
     @property
-    def fixed(self) -> list[str]:
-        """The streams of which nothing is generated: frozen ones and absent ones."""
-        return [name for name in STREAMS if name not in self.free]
+    def free(self) -> list[str]:
+        """The streams that are not frozen."""
+        return [name for name, state in self.streams().items() if not state.is_frozen]
 
     @property
     def draws(self) -> tuple[int, ...]:

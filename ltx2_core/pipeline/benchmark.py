@@ -24,11 +24,11 @@ from ..latents import AVLatent, empty
 from ..quantization import library_version
 from ..sampling import Step
 from ..text import Contexts
-from .blueprint import Blueprint
 from .decode_audio import audio_stages
 from .decode_video import DecodeVideo
 from .long import Script
-from .need_of_passes import passes_on_meta
+from .needs.blueprint import Blueprint
+from .needs.passes import passes_on_meta
 from .sample import Sample, Sampling
 from .stage import TRANSFORMER, Engine, LatentSize
 

@@ -15,8 +15,8 @@ from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, ClipShape
 from ..health import check_finite, sound_findings
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
-from .blueprint import Blueprint, empty_like
 from .encode_conditions import MEL_BINS
+from .needs.blueprint import Blueprint, empty_like
 from .precision import widen
 from .stage import AUDIO_DECODER, VOCODER, Engine, Stage
 

@@ -24,7 +24,7 @@ from ..quantization import plain_dtype
 from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
 from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
-from .blueprint import FLOAT32, Blueprint, empty_like
+from .needs.blueprint import FLOAT32, Blueprint, empty_like
 from .precision import clean_inference, widen
 from .stage import NO_LOAD, VIDEO_DECODER, Engine, Load, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
 

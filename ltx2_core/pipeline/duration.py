@@ -16,7 +16,7 @@ from ..settings import AS_GIVEN, AS_PROMPT, AUTO, STREAM_CHOICES, ClipSettings, 
 from ..text import Contexts
 from ..text.duration import predict_seconds
 from .encode_text import EncodeText, contexts_cache
-from .local_engine import LocalEngine
+from .engines.local import LocalEngine
 from .stage import Events
 
 _log = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from ..memory.ram import check_ram
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
-from .blueprint import FLOAT32, Blueprint, empty_like
+from .engines.shared_tiles import SharedTiles
+from .needs.blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
-from .shared_tiles import SharedTiles
 from .stage import AUDIO_ENCODER, NO_LOAD, VIDEO_ENCODER, Engine, Load, NetworkKey, Stage, StageT, fit_tiles, try_in_ram
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
@@ -319,7 +319,7 @@ def check_latents_fit(shape: ClipShape, batch: int) -> None:
 
 def check_something_is_left(state: AVState) -> None:
     """Raise SettingError if everything in a clip is given, so that nothing has to be generated."""
-    if not state.free:
+    if state.is_given:
         raise SettingError(
             "Nothing is left to make: every part of this clip is already given and stays (ranges and masks limit each "
             "other). Take a condition out."

@@ -36,7 +36,7 @@ from ..text import (
 )
 from ..text.prompts import MADE_BY, UNPROCESSED, foreign_syntax
 from ..text.tokenizer import LENGTH
-from .blueprint import Blueprint, empty_like
+from .needs.blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
 
 LONGEST_PROMPT = 100_000  # characters, of which about a twentieth is read

@@ -22,9 +22,9 @@ from ..text import prepare_picture
 from ..text.encoder import ROWS_AT_ONCE
 from ..text.enhance import ABOUT_PICTURE, INSTRUCTION, clean, find_lost
 from ..text.write import open_chat, write_tokens
-from .blueprint import Blueprint, empty_like
 from .encode_text import readable_prompt
-from .local_engine import LocalEngine
+from .engines.local import LocalEngine
+from .needs.blueprint import Blueprint, empty_like
 from .stage import TEXT_ENCODER, VISION_ENCODER, Engine, Events, Stage
 
 REVISION = 1  # one more whenever the same prompt would be written otherwise than before

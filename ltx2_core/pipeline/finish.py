@@ -20,8 +20,8 @@ from ..latents import AVLatent
 from ..settings import Request
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
+from .engines.local import LocalEngine
 from .grade import grade, in_full_precision
-from .local_engine import LocalEngine
 from .plan import plan_stages
 from .precision import clean_inference
 from .stage import Engine, Events, Stage

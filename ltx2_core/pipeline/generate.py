@@ -22,10 +22,10 @@ from ..text.prompts import foreign_syntax
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
+from .engines.local import LocalEngine
 from .enhance import with_enhanced_prompt
 from .finish import Clip, Finish
 from .grade import grade, in_full_precision
-from .local_engine import LocalEngine
 from .long import Script
 from .plan import plan_stages
 from .precision import clean_inference

@@ -154,7 +154,7 @@ def sample_long(
     def sample_one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), whole)
         given = conditions_of(window, items)
-        if not apply_conditions(begin, window.fps, given).free:
+        if apply_conditions(begin, window.fps, given).is_given:
             return begin.map(Tensor.contiguous)
         return sample_window(begin, script.of_window(window, windowing.transition), given, window.number)
 

@@ -15,8 +15,8 @@ from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from ..memory.ram import ram as all_ram
-from .blueprint import Blueprint
-from .prefetch import seconds_hidden
+from .engines.prefetch import seconds_hidden
+from .needs.blueprint import Blueprint
 from .stage import NO_LOAD, Load, NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}

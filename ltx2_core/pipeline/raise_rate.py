@@ -37,10 +37,10 @@ from ..sampling.rounds import (
     split_round,
 )
 from ..settings import SamplingSettings
-from .blueprint import Blueprint
 from .encode_conditions import check_marker
 from .long import Script, sampled_size
-from .need_of_passes import need_of_passes
+from .needs.blueprint import Blueprint
+from .needs.passes import need_of_passes
 from .sample import SampleInputs, Sampling, hooks_of, sample
 from .stage import TRANSFORMER, Engine, LatentSize, Stage
 

@@ -8,9 +8,9 @@ from ..checkpoint import Models
 from ..memory.placement import StageNeed
 from ..settings import CompleteRequest
 from ..text import Features, compute_hidden_states, extract_features
-from .blueprint import Blueprint
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
-from .local_engine import LocalEngine
+from .engines.local import LocalEngine
+from .needs.blueprint import Blueprint
 from .precision import clean_inference
 from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
 from .stages import Stages

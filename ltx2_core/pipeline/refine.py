@@ -16,10 +16,10 @@ from ..memory.placement import Room, StageNeed, explain_refusal, least_bytes
 from ..sampling import Refine as RefineRecipe
 from ..sampling import Tiles, TileSettings
 from ..settings import SamplingSettings
-from .blueprint import FLOAT32, Blueprint
 from .long import Script, sampled_size
-from .need_of_passes import latent_bytes, need_of_passes
-from .products import describe_products
+from .needs.blueprint import FLOAT32, Blueprint
+from .needs.passes import latent_bytes, need_of_passes
+from .needs.products import describe_products
 from .sample import SampleInputs, Sampling, hooks_of, sample
 from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
 

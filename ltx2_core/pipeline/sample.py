@@ -43,11 +43,11 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..transformer import Network, SequenceParallel
-from .blueprint import Blueprint
-from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .long import Script, sample_long
-from .need_of_passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
-from .products import describe_products
+from .needs.blueprint import Blueprint
+from .needs.cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
+from .needs.passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
+from .needs.products import describe_products
 from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
 
 _log = logging.getLogger(__name__)

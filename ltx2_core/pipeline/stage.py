@@ -24,7 +24,7 @@ from ..text import Connector, TextEncoder, TextFeatures, Tokenizer, VisionEncode
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
 from ..video_vae import Decoder, VideoEncoder
-from .blueprint import Blueprint
+from .needs.blueprint import Blueprint
 from .takes import Take
 
 N = TypeVar("N", covariant=True)

@@ -13,12 +13,12 @@ from ..errors import SettingError
 from ..geometry import VIDEO_CHANNELS, ClipShape
 from ..sampling import Guidance, Recipe, StreamGuidance
 from ..settings import CompleteRequest
-from .blueprint import Blueprint
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
 from .encode_conditions import ConditionSizes, SizeOnlyEncoders, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
 from .long import sampled_size, texts_at_once
+from .needs.blueprint import Blueprint
 from .raise_rate import RaiseRate, placeholder
 from .refine import Refine
 from .sample import Sample, Sampling

@@ -16,7 +16,7 @@ from ..memory.placement import StageNeed
 from ..memory.trace import cost
 from ..upscaler import LatentUpscaler, Upscaler, UpscalerConfig
 from ..video_vae.layers import ChannelStatistics
-from .blueprint import Blueprint
+from .needs.blueprint import Blueprint
 from .stage import Engine, NetworkKey, Stage
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ltx2_core.cli import main, maker
 from ltx2_core.cli.files import digest_of
 from ltx2_core.errors import OutOfMemoryError
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.read_ahead import ReadInTurn
 from ltx2_core.pipeline.stage import TRANSFORMER, VIDEO_DECODER
 

@@ -23,7 +23,7 @@ from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, find_upscaler
 from ltx2_core.errors import MissingFileError, SettingError
 from ltx2_core.lora.stack import find_distilled_lora
-from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from ltx2_core.layers import kernels
 from ltx2_core.layers.kernels import NORM_MODULATE, NORM_ROTATE, compiled, compiling
 from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.encode_text import ReadPrompts
-from ltx2_core.pipeline.local_engine import LocalEngine
-from ltx2_core.pipeline.prepare import LoraLoad
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.engines.prepare import LoraLoad
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.settings import Resources

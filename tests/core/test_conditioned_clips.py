@@ -14,7 +14,7 @@ from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.pipeline.encode_conditions import encode_audio, encode_video
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.video_vae import DecoderInput
@@ -157,6 +157,6 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
     ],
 )
 def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, conditions, sentence):
-    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.engines.prepare.build", None)
     with pytest.raises(ValueError, match=sentence):
         make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))

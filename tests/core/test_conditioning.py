@@ -312,8 +312,9 @@ def unreferenced(audio):
 
 
 @torch.no_grad()
-def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[torch.Tensor]:
-    """The official model, noiser, guiders and stepper; a stream that is given whole has sigma 0 (newer than 1.0.0).
+def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO), covered=False) -> list[torch.Tensor]:
+    """The official model, noiser, guiders and stepper; a stream that is given whole has sigma 0 (newer than 1.0.0),
+    unless it is ``covered`` by pictures.
 
     A given sound reads the prompt in the negative pass, because the official audio-to-video pipeline has no other.
     Identity guidance is that of ID-LoRA's own scripts: a pass whose sound is the clip's tokens alone.
@@ -335,8 +336,8 @@ def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[tor
 
     def estimate(sigma, contexts, skips=(), states=states):
         inputs = [
-            Modality(state.latent, sigma[None] * state.denoise_mask.any(), state.denoise_mask * sigma, state.positions,
-                     text, attention_mask=state.attention_mask)
+            Modality(state.latent, sigma[None] * (covered or state.denoise_mask.any()), state.denoise_mask * sigma,
+                     state.positions, text, attention_mask=state.attention_mask)
             for state, text in zip(states, (contexts.video, contexts.audio))
         ]  # fmt: skip
         return network(*inputs, p.BatchedPerturbationConfig([p.PerturbationConfig(list(skips))]))
@@ -441,6 +442,25 @@ def test_a_clip_with_a_given_stream_agrees(networks, monkeypatch, frozen):
     result = run(networks[1], [Frozen(frozen)])
     compare(f"{frozen} given, 5 steps (video)", result.video, expected[0])
     compare(f"{frozen} given, 5 steps (audio)", result.audio, expected[1])
+
+
+def test_a_clip_that_a_picture_covers_agrees(networks, monkeypatch):
+    """As one of a single frame: the picture is not frozen, so its noise level and its guidance are those of a clip."""
+    use_rule_of_1_0_0(monkeypatch)
+    conditioning = pytest.importorskip("ltx_core.conditioning")
+    picture = draw(*SHAPE, seed=26)
+    states = (
+        conditioning.VideoConditionByLatentIndex(picture, 1, 0).apply_to(
+            tools().create_initial_state("cpu", torch.float32, CLIP.video), tools()
+        ),
+        audio_tools().create_initial_state("cpu", torch.float32, CLIP.audio),
+    )
+    expected = official_run(networks[0], *states, covered=True)
+    result = run(networks[1], [Keyframe(picture, encoded_alone=True)])
+    compare("video covered, 5 steps (audio)", result.audio, expected[1])
+    assert torch.equal(result.video, picture)
+    frozen = apply_conditions(CLIP, FPS, [Keyframe(picture), Frozen("video")]).video
+    assert frozen.is_frozen and torch.equal(frozen.clean, apply_conditions(CLIP, FPS, [Keyframe(picture)]).video.clean)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

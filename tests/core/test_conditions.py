@@ -30,7 +30,7 @@ from ltx2_core.errors import DoesNotFitError, SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
 from ltx2_core.pipeline.encode_conditions import measure_conditions
-from ltx2_core.pipeline.graph_codec import audio_source
+from ltx2_core.pipeline.graph.codec import audio_source
 from ltx2_core.pipeline.long import WithinWindow, sampled_size
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import Guidance

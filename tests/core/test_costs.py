@@ -22,12 +22,12 @@ from ltx2_core.layers import Visibility
 from ltx2_core.memory import Room, Store, place
 from ltx2_core.memory.machine import CARDS, machine_named
 from ltx2_core.memory.trace import Cost, cost
-from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode, vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo, decode_video
 from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
 from ltx2_core.pipeline.encode_text import ProjectFeatures, ReadPrompts
-from ltx2_core.pipeline.need_of_passes import need_of_passes, passes_on_meta
+from ltx2_core.pipeline.needs.blueprint import Blueprint
+from ltx2_core.pipeline.needs.passes import need_of_passes, passes_on_meta
 from ltx2_core.pipeline.refine import Refine
 from ltx2_core.pipeline.sample import SampleInputs, Sampling, sample
 from ltx2_core.pipeline.stage import LatentSize, upscaler_key

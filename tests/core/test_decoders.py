@@ -18,10 +18,10 @@ from ltx2_core.errors import CheckpointError, DoesNotFitError
 from ltx2_core.memory import Room
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.ram import check_ram
-from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import run
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.stage import need_of
 from ltx2_core.settings import Request

@@ -23,16 +23,16 @@ from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Rate
 from ltx2_core.memory.twin import twin_of
-from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline import sample as stage_of_sampling
 from ltx2_core.pipeline.decode_video import DecodeVideo
-from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
 from ltx2_core.pipeline.encode_conditions import EncodeVideo, EngineEncoders, encode_video
-from ltx2_core.pipeline.gain import describe_gain
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.devices import Devices, Worker, blocks, deal
+from ltx2_core.pipeline.engines.gain import describe_gain
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.engines.shared_tiles import AHEAD, SharedDecoder, SharedTiles
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
-from ltx2_core.pipeline.shared_tiles import AHEAD, SharedDecoder, SharedTiles
 from ltx2_core.pipeline.stage import LatentSize, Load
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings

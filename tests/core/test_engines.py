@@ -30,24 +30,18 @@ from ltx2_core.memory.machine import GIB, Machine
 from ltx2_core.memory.partition import Weights
 from ltx2_core.memory.placement import DEVICE, KERNEL_WORKSPACE_BYTES, UNLIMITED, least_bytes
 from ltx2_core.memory.trace import Cost
-from ltx2_core.pipeline import (
-    decode_audio,
-    decode_video,
-    encode_conditions,
-    encode_text,
-    local_engine,
-    need_of_passes,
-    prepare,
-    upscale,
-)
-from ltx2_core.pipeline.blueprint import FLOAT32, Blueprint
+from ltx2_core.pipeline import decode_audio, decode_video, encode_conditions, encode_text, upscale
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import ConditionCache, EncodeAudio, EncodeVideo, encode_audio, encode_video
 from ltx2_core.pipeline.encode_text import Connect, ProjectFeatures, ReadPrompts, read_features
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines import prepare
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import run, run_batch
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.long import Script
+from ltx2_core.pipeline.needs import passes as need_of_passes
+from ltx2_core.pipeline.needs.blueprint import FLOAT32, Blueprint
 from ltx2_core.pipeline.plan import Plan, need_of, plan_stages
 from ltx2_core.pipeline.read_ahead import ReadInTurn
 from ltx2_core.pipeline.refine import Refine

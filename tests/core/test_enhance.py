@@ -15,9 +15,9 @@ from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.errors import MissingFileError, SettingError
 from ltx2_core.pipeline import enhance as enhancing
-from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.enhance import LONGEST_CHAT, WritePrompt, with_enhanced_prompt
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.sampling.windows import Segment
 from ltx2_core.settings import Enhancing, Request

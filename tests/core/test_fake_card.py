@@ -16,7 +16,7 @@ from ltx2_core.lora import Strengths, StrengthSchedule
 from ltx2_core.memory import Store, Streamed
 from ltx2_core.pipeline import decode_video
 from ltx2_core.pipeline.encode_conditions import EncodeVideo, encode_video
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.stage import (
     AUDIO_DECODER,
     AUDIO_ENCODER,

@@ -21,7 +21,7 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
-from ltx2_core.pipeline import prepare
+from ltx2_core.pipeline.engines import prepare
 from ltx2_core.quantization import CASTS, cast, castable, fp8, install_quantized_layers
 from ltx2_core.quantization.fp8 import Fp8Linear
 

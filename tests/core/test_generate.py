@@ -117,7 +117,7 @@ def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(mode
             return super()._visit(*args, **kwargs)
 
     monkeypatch.setattr("ltx2_core.pipeline.plan.place", tightest)
-    monkeypatch.setattr("ltx2_core.pipeline.local_engine.Store", Watched)
+    monkeypatch.setattr("ltx2_core.pipeline.engines.local.Store", Watched)
     clip = ltx2.generate(models, "x", vram=2**30, **SMALL, **calls)
     assert torch.equal(clip.frames, frames) and torch.equal(clip.waveform, expected.waveform)
     stages = {stage.need.name: stage for stage in placed}
@@ -128,7 +128,7 @@ def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(mode
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
-    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.engines.prepare.build", None)
     with pytest.raises(ValueError, match=r"^prompt does not fit 0.3 GB, .* it needs"):
         ltx2.generate(models, "x", vram=2**28, device="cpu", cache=False)
 

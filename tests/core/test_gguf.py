@@ -32,8 +32,8 @@ from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_enco
 from ltx2_core.errors import LTX2Error, MissingFileError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
 from ltx2_core.memory import Plain, Store
-from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.encode_text import ProjectFeatures
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.quantization import (
     BLOCKS,
     READABLE_BLOCKS,

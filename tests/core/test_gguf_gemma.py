@@ -11,7 +11,7 @@ from ltx2_core.checkpoint.belonging import check_training
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.errors import MissingFileError, SettingError
-from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.text import Tokenizer
 
 GEMMA = MINIATURE / "gemma-mini"

@@ -20,10 +20,10 @@ from ltx2_core.layers import Visibility
 from ltx2_core.memory import Plain, Room, Store
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.unit import Changes
-from ltx2_core.pipeline import captured
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines import captured
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.engines.prepare import LoraLoad
 from ltx2_core.pipeline.plan import place_stage, plan_stages
-from ltx2_core.pipeline.prepare import LoraLoad
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import TRANSFORMER, LatentSize, need_of
 from ltx2_core.pipeline.stages import guidance_of_passes

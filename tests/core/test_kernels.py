@@ -41,7 +41,7 @@ from ltx2_core.layers.kernels import (
 )
 from ltx2_core.layers.kernels.light import KITCHEN, TRITON
 from ltx2_core.layers.kernels.linear import CUBLAS
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import Guidance

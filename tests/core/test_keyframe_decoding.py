@@ -10,7 +10,7 @@ from ltx2_core.checkpoint.keys.video_vae import DIFFUSION_DECODER
 from ltx2_core.geometry import Keyframes
 from ltx2_core.memory.trace import cost
 from ltx2_core.memory.twin import twin_of
-from ltx2_core.pipeline.shared_tiles import SharedDecoder
+from ltx2_core.pipeline.engines.shared_tiles import SharedDecoder
 from ltx2_core.video_vae import DecoderInput, Denoising, DiffusionDecoder, DiffusionDecoderConfig, Tiling
 from ltx2_core.video_vae.diffusion_config import RELEASED
 from ltx2_core.video_vae.diffusion_tiles import seen_in, stage_times

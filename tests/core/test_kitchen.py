@@ -22,7 +22,7 @@ from ltx2_core.layers import FeedForward, shared_input
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Room
 from ltx2_core.memory.trace import cost
-from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize

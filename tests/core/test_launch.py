@@ -21,8 +21,8 @@ from ltx2_core.errors import LostPeerError, LTX2Error, SettingError, UnreadableF
 from ltx2_core.fields import Choice, Switch, settings_of
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.lora.strengths import StrengthSchedule
-from ltx2_core.pipeline import launch
-from ltx2_core.pipeline.launch import PROCESSES, Talk, count_of, make_together, words_of_clip, words_of_files
+from ltx2_core.pipeline.engines import launch
+from ltx2_core.pipeline.engines.launch import PROCESSES, Talk, count_of, make_together, words_of_clip, words_of_files
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.pipeline.takes import load_take
 from ltx2_core.settings import Resources
@@ -182,7 +182,7 @@ def test_what_no_process_can_be_told_is_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_ends_with_the_one_that_started_it():
-    text = "from ltx2_core.pipeline.launch import follow_starter\nfollow_starter()\nprint('on', flush=True)\n"
+    text = "from ltx2_core.pipeline.engines.launch import follow_starter\nfollow_starter()\nprint('on', flush=True)\n"
     words = [sys.executable, "-c", f"{text}import time\ntime.sleep(60)"]
     environment = os.environ | {launch._FOLLOWS: "yes"}
     with subprocess.Popen(words, cwd=launch._ROOT, env=environment, stdin=-1, stdout=-1) as worker:

@@ -20,7 +20,7 @@ from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, fold_loras,
 from ltx2_core.lora.names import find_parameter
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.unit import UNCHANGED, aligned
-from ltx2_core.pipeline.prepare import changes_of
+from ltx2_core.pipeline.engines.prepare import changes_of
 from ltx2_core.quantization import CASTS, install_quantized_layers
 from ltx2_core.transformer import Transformer, TransformerConfig
 

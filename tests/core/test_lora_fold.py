@@ -17,9 +17,9 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, fold_loras, open_lora
 from ltx2_core.memory import Room
 from ltx2_core.memory.machine import machine_named
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.engines.prepare import LoraLoad
 from ltx2_core.pipeline.plan import plan_stages
-from ltx2_core.pipeline.prepare import LoraLoad
 from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.quantization import QuantizedLinear, format_of
 from ltx2_core.settings import Resources

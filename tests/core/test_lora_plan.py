@@ -20,9 +20,9 @@ from ltx2_core.lora import LoraAdapter, Stack, Strengths, open_lora
 from ltx2_core.memory import Plain, Room, Store, place
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import DISK
-from ltx2_core.pipeline.need_of_passes import passes_on_meta
+from ltx2_core.pipeline.engines.prepare import LoraLoad, changes_of
+from ltx2_core.pipeline.needs.passes import passes_on_meta
 from ltx2_core.pipeline.plan import plan_stages
-from ltx2_core.pipeline.prepare import LoraLoad, changes_of
 from ltx2_core.pipeline.stage import TRANSFORMER as KEY
 from ltx2_core.pipeline.stage import LatentSize, Load
 from ltx2_core.pipeline.stages import stages_of_clip

@@ -15,7 +15,7 @@ from ltx2_core.lora import Strengths, check_text_lora, compare, open_lora, open_
 from ltx2_core.lora.names import find_parameter, find_text_parameter
 from ltx2_core.pipeline import encode_text
 from ltx2_core.pipeline.encode_text import contexts_cache, read_features, read_joined
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.text import TextFeaturesConfig
 from ltx2_core.text.prompts import MADE_BY, UNPROCESSED
 

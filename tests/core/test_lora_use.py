@@ -24,7 +24,7 @@ from ltx2_core.lora.strengths import parse_blocks, parse_schedule
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.memory.unit import Changes
-from ltx2_core.pipeline.prepare import joined
+from ltx2_core.pipeline.engines.prepare import joined
 from ltx2_core.sampling import Guidance
 from ltx2_core.settings import check_limits
 
@@ -134,7 +134,7 @@ def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
         patch(self, patches)
 
     monkeypatch.setattr(Store, "patch", watched)
-    monkeypatch.setattr("ltx2_core.pipeline.prepare.fuses", lambda device: True)
+    monkeypatch.setattr("ltx2_core.pipeline.engines.prepare.fuses", lambda device: True)
     fused = latent(models, (lora, Strengths()), vram=2**30)
     assert len(patched) == 3 and {name.partition(".")[0] for name in patched} == {"0", "blocks"}
     for a, b in zip((fused.video, fused.audio), (beside.video, beside.audio)):
@@ -148,7 +148,7 @@ def test_a_lora_that_holds_no_numbers_is_named(models, lora, tmp_path, monkeypat
     tensors = load_file(lora.path)
     tensors["diffusion_model.transformer_blocks.1.audio_ff.net.2.lora_B.weight"][0, 0] = math.nan
     save_file(tensors, tmp_path / "broken.safetensors")
-    monkeypatch.setattr("ltx2_core.pipeline.prepare.fuses", lambda device: fused)
+    monkeypatch.setattr("ltx2_core.pipeline.engines.prepare.fuses", lambda device: fused)
     with pytest.raises(CheckpointError, match=r"audio_ff\.net\.2\.lora_B\.weight in broken\.safetensors holds NaN"):
         latent(models, (open_lora(tmp_path / "broken.safetensors"), Strengths()), vram=2**30 if fused else None)
 
@@ -188,7 +188,7 @@ def test_the_command_line(models, lora, tmp_path, capsys):
 def test_a_lora_of_another_model_is_refused_before_anything_is_read(models, tmp_path, monkeypatch):
     tensors = {"double_blocks.0.lora_A.weight": torch.ones(2, 4), "double_blocks.0.lora_B.weight": torch.ones(4, 2)}
     save_file(tensors, tmp_path / "flux.safetensors")
-    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.engines.prepare.build", None)
     with pytest.raises(CheckpointError, match=r"flux\.safetensors changes nothing in this LTX-2\.3 model"):
         latent(models, (open_lora(tmp_path / "flux.safetensors"), Strengths()))
 

@@ -12,8 +12,8 @@ from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import GIB, Machine, computing_dtype, this_machine
 from ltx2_core.memory.ram import pinnable
 from ltx2_core.memory.trace import Cost
-from ltx2_core.pipeline import local_engine
-from ltx2_core.pipeline.local_engine import compute_dtype
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.local import compute_dtype
 
 
 def test_each_kind_of_work_takes_the_time_of_its_rate():

@@ -168,6 +168,12 @@ def test_pictures_are_rounded_to_the_nearest_value_and_numbered_from_one(tmp_pat
         assert np.abs(np.asarray(Image.open(folder / name)) - 255 * frame.numpy()).max() <= 0.5001
 
 
+def test_numbers_far_beyond_white_are_white(tmp_path):
+    """Their sum is more than a number can be, but each of them is one."""
+    write_frames(tmp_path / "pictures", [torch.full((1, 32, 32, 3), 3e38)])
+    assert np.asarray(Image.open(tmp_path / "pictures" / "frame_00001.png")).min() == 255
+
+
 def test_the_same_frames_make_the_same_file_each_time(tmp_path):
     cells = torch.rand(9, 3, 8, 14, generator=torch.Generator().manual_seed(0))
     frames = torch.nn.functional.interpolate(cells, scale_factor=16, mode="bilinear").movedim(1, -1)

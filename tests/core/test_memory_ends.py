@@ -14,7 +14,7 @@ from ltx2_core.checkpoint import open_models
 from ltx2_core.cli import commands, main
 from ltx2_core.errors import OutOfMemoryError, is_out_of_memory, memory_told, ran_out
 from ltx2_core.pipeline.encode_text import Connect
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 
 pytestmark = pytest.mark.slow
 

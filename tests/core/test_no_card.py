@@ -22,8 +22,8 @@ from ltx2_core.memory.placement import DEVICE, explain_refusal, least_bytes
 from ltx2_core.memory.ram import free_ram
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import ALIGNMENT, Changes, Unit
-from ltx2_core.pipeline import local_engine
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.settings import Request
 
 CPU = torch.device("cpu")

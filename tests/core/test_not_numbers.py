@@ -11,7 +11,7 @@ from ltx2_core.checkpoint import TensorFile, build, loading, open_models
 from ltx2_core.errors import CheckpointError, NotANumberError
 from ltx2_core.health import check_finite
 from ltx2_core.lora import open_lora
-from ltx2_core.pipeline.prepare import Prepared, ready
+from ltx2_core.pipeline.engines.prepare import Prepared, ready
 from ltx2_core.pipeline.stage import NetworkKey
 
 pytestmark = pytest.mark.slow

@@ -133,7 +133,7 @@ def test_what_is_only_written_is_not_read():
 def test_a_plan_does_not_import_the_compiler():
     script = (
         "import sys; sys.path.append('tests'); from planned import plan; from ltx2_core.geometry import ClipShape;"
-        "from ltx2_core.memory.machine import CARDS; from ltx2_core.pipeline.blueprint import Blueprint;"
+        "from ltx2_core.memory.machine import CARDS; from ltx2_core.pipeline.needs.blueprint import Blueprint;"
         "shape, card = ClipShape(1280, 704, 121, 24), CARDS['RTX 5090'];"
         "kinds = (('2.0', 'bf16'), ('2.3', 'bf16'), ('2.3', 'fp8'), ('2.3', 'int8'));"
         "[plan(Blueprint.of_version(*each), shape, card, ram=2**36) for each in kinds];"

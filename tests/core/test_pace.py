@@ -9,9 +9,9 @@ import torch
 import ltx2_core as ltx2
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import forget_machine, this_machine
-from ltx2_core.pipeline import local_engine
-from ltx2_core.pipeline.local_engine import LocalEngine
-from ltx2_core.pipeline.pace import Pace
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.engines.pace import Pace
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.settings import Resources
 

@@ -20,8 +20,8 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import CARDS, GIB, machine_named
 from ltx2_core.memory.ram import ram as ram_now
-from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import MAX_TILE_TOKENS, Refine
 from ltx2_core.pipeline.sample import Sample

@@ -17,12 +17,12 @@ from ltx2_core.conditioning.conditions import ReferenceAudio
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import NotANumberError, OutOfMemoryError
-from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import run
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.precision import clean_inference, exact_float32
 from ltx2_core.pipeline.stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, TRANSFORMER, VIDEO_DECODER, Events
 from ltx2_core.settings import Request, Resources

@@ -22,12 +22,13 @@ from ltx2_core.memory.placement import DEVICE, DISK, HOST, Placement
 from ltx2_core.memory.ram import kept_free
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import Unit
-from ltx2_core.pipeline import local_engine, prefetch
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EncodeVideo
 from ltx2_core.pipeline.encode_text import Connect, ReadPrompts
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines import prefetch
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import run
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.stage import (
     AUDIO_DECODER,

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from ltx2_core.checkpoint import open_models
 from ltx2_core.cli.together import run_together
 from ltx2_core.memory.ram import ram
-from ltx2_core.pipeline import local_engine
-from ltx2_core.pipeline.processes import Launch, Processes, joined_processes
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.processes import Launch, Processes, joined_processes
 from ltx2_core.pipeline.stage import TRANSFORMER
 from ltx2_core.settings import Resources
 

@@ -18,9 +18,9 @@ from ltx2_core.checkpoint.prompt_cache import prompt_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
 from ltx2_core.errors import UnreadableFileError
-from ltx2_core.pipeline import local_engine as stages
-from ltx2_core.pipeline import prepare
 from ltx2_core.pipeline.encode_text import EncodeText, contexts_cache
+from ltx2_core.pipeline.engines import local as stages
+from ltx2_core.pipeline.engines import prepare
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.settings import Resources
 

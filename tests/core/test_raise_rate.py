@@ -18,8 +18,8 @@ from ltx2_core.errors import SettingError
 from ltx2_core.geometry import Keyframes, whole_segments
 from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.encode_text import contexts_cache
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import recipe_of
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.raise_rate import RaiseRate, items_of, part_of, told_fps
 from ltx2_core.pipeline.stages import Stages
 from ltx2_core.sampling import recipe_for

@@ -16,7 +16,7 @@ from sequences import HEADS, SIZES, Threads, farthest, questions, transformer
 from ltx2_core import tiny
 from ltx2_core.cli.together import check_command
 from ltx2_core.errors import SettingError
-from ltx2_core.pipeline.processes import Launch
+from ltx2_core.pipeline.engines.processes import Launch
 from ltx2_core.transformer import ImaginedPeers, SequenceParallel, check_heads
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_torchrun_makes_one_clip_and_one_process_speaks_and_says_what_is_gained(
 
 JOIN_AND_LEAVE = """
 import os
-from ltx2_core.pipeline.processes import Launch, joining
+from ltx2_core.pipeline.engines.processes import Launch, joining
 with joining(Launch.of_environment()):
     os._exit(9)
 """

@@ -21,7 +21,7 @@ from ltx2_core.errors import CheckpointError
 from ltx2_core.latents import AVLatent
 from ltx2_core.lora.stack import find_distilled_lora
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.long import WithinWindow
 from ltx2_core.sampling.windows import split_windows
 from ltx2_core.settings import Resources

@@ -40,8 +40,8 @@ from ltx2_core.memory.machine import DISK, GIB, MARGIN, OCCUPIED, WINDOWS_MARGIN
 from ltx2_core.memory.pinned import PinnedMemory
 from ltx2_core.memory.ram import pin_limit, pinnable, ram
 from ltx2_core.memory.unit import Unit
-from ltx2_core.pipeline import local_engine
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.settings import Resources
 
 

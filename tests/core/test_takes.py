@@ -32,8 +32,8 @@ from ltx2_core.media import read_audio, read_picture, read_tags
 from ltx2_core.media.notes import SOURCE_TAG
 from ltx2_core.pipeline import takes
 from ltx2_core.pipeline.finish import decode_take
-from ltx2_core.pipeline.graph import GraphLatent, latent_of_take
-from ltx2_core.pipeline.graph_stages import given_in
+from ltx2_core.pipeline.graph.latents import GraphLatent, latent_of_take
+from ltx2_core.pipeline.graph.stages import given_in
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, save_take
 from ltx2_core.sampling import Step

@@ -16,8 +16,8 @@ from ltx2_core.lora import Strengths, StrengthSchedule
 from ltx2_core.memory.machine import CARDS
 from ltx2_core.memory.placement import UNLIMITED, Room
 from ltx2_core.pipeline import sample
-from ltx2_core.pipeline.cached_text import cached_text_bytes, keep_text, with_text_caches
-from ltx2_core.pipeline.need_of_passes import passes_on_meta
+from ltx2_core.pipeline.needs.cached_text import cached_text_bytes, keep_text, with_text_caches
+from ltx2_core.pipeline.needs.passes import passes_on_meta
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import Guidance, StreamGuidance

@@ -11,8 +11,8 @@ from ltx2_core import generate, tiny
 from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.errors import CheckpointError, SettingError
-from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.video_vae import DecoderInput, Tiling, TinyDecoder
 from ltx2_core.video_vae.tiny_decoder import RELEASED
 

@@ -13,7 +13,7 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Room, place
 from ltx2_core.memory.machine import GIB, machine_named
 from ltx2_core.memory.placement import UNLIMITED, least_bytes
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
 from ltx2_core.pipeline.sample import Sample, Sampling

@@ -14,7 +14,7 @@ from ltx2_core.checkpoint.unfilled import unfilled
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.layers import repeat
 from ltx2_core.memory.partition import tensors_of
-from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.transformer import Transformer
 
 

@@ -15,9 +15,9 @@ from ltx2_core.conditioning import Picture
 from ltx2_core.errors import SettingError
 from ltx2_core.memory.partition import Weights
 from ltx2_core.pipeline import enhance as enhancing
-from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.enhance import SeePicture, WritePrompt, with_enhanced_prompt
-from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.settings import Enhancing, Request
 from ltx2_core.text import VisionConfig, VisionEncoder, prepare_picture

@@ -22,8 +22,8 @@ from ltx2_core.errors import CheckpointError
 from ltx2_core.lora import LoraAdapter, Strengths, fold_loras, open_lora
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.arrival import arrival_on
-from ltx2_core.pipeline.blueprint import blueprint_of
-from ltx2_core.pipeline.prepare import changes_of
+from ltx2_core.pipeline.engines.prepare import changes_of
+from ltx2_core.pipeline.needs.blueprint import blueprint_of
 from ltx2_core.quantization import (
     QuantizedLinear,
     expand_weight,

@@ -69,7 +69,7 @@ on_a_card = None
 pretend_card(10**9, lambda: on_a_card.loaded_bytes())
 on_a_card = Networks()
 made["host, tight"], tight = on_a_card.clip(Tight)
-devices = part("ltx2_core.pipeline.devices")
+devices = part("ltx2_core.pipeline.engines.devices")
 twins, working_together = [], devices.working_together
 
 

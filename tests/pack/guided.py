@@ -25,7 +25,7 @@ FPS, SEED, SIZE = 24.0, 5, (3, 2, 4)  # latent frames, rows, columns
 SIGMAS = torch.tensor([1.0, 0.8, 0.4, 0.0])
 
 engines, samples, values = part("nodes.engine"), part("nodes.sample"), part("nodes.values")
-graph = part("ltx2_core.pipeline.graph")
+graph = part("ltx2_core.pipeline.graph.latents")
 conditioning, checkpoint = part("ltx2_core.conditioning"), part("ltx2_core.checkpoint")
 model = engines.LoadedModel(checkpoint.open_models(CHECKPOINT), "fp32")
 core_model = comfy.sd.load_checkpoint_guess_config(

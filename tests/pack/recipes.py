@@ -17,7 +17,7 @@ from comfy_api.latest import InputImpl
 torch.set_num_threads(1)
 nodes, sample, refine = part("nodes"), part("ltx2_core.pipeline.sample"), part("ltx2_core.pipeline.refine")
 text, upscale = part("nodes.text"), part("ltx2_core.pipeline.upscale")
-graph = part("ltx2_core.pipeline.graph_stages")
+graph = part("ltx2_core.pipeline.graph.stages")
 NODES = {node.define_schema().node_id: nodes.guarded(node, nodes.KINDS) for node in nodes.NODES}
 for each in NODES.values():
     each.hidden = SimpleNamespace(unique_id=None)

@@ -15,7 +15,7 @@ from recorded.record import RECORDING
 from benchmarks import plan_table
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB
-from ltx2_core.pipeline.blueprint import PLANNED_FORMATS
+from ltx2_core.pipeline.needs.blueprint import PLANNED_FORMATS
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.sampling import recipe_for
 

@@ -7,32 +7,32 @@ from typing import Any, Protocol
 
 import torch
 
-from ..conditioning import AVState, LatentCondition, apply_conditions
-from ..conditioning.conditions import Change, Condition, edits
-from ..conditioning.kept import not_shown
-from ..conditioning.rate import of_round
-from ..errors import Finding, SettingError
-from ..fields import settings_from
-from ..geometry import ClipShape
-from ..latents import AVLatent
-from ..memory.machine import Machine
-from ..sampling import Guidance, Recipe, Step, StreamGuidance, schedules
-from ..sampling import Refine as RefineRecipe
-from ..settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
-from ..upscaler import UpscalerConfig
-from .decode_video import DecodeVideo
-from .encode_conditions import ConditionCache, check_keyframes, check_something_is_left
-from .generate import recipe_of
-from .grade import prepare_encoding
-from .graph import NO_PICTURE, Conditioning, GraphLatent, Latent, LongClipPlan, script_of
-from .long import sampled_size, texts_at_once
-from .plan import Plan, plan_stages
-from .raise_rate import RaiseRate
-from .refine import Refine
-from .sample import Sample, Sampling
-from .stage import Engine, upscaler_key
-from .stages import stages_of_clip
-from .upscale import Upscale
+from ...conditioning import AVState, LatentCondition, apply_conditions
+from ...conditioning.conditions import Change, Condition, edits
+from ...conditioning.kept import not_shown
+from ...conditioning.rate import of_round
+from ...errors import Finding, SettingError
+from ...fields import settings_from
+from ...geometry import ClipShape
+from ...latents import AVLatent
+from ...memory.machine import Machine
+from ...sampling import Guidance, Recipe, Step, StreamGuidance, schedules
+from ...sampling import Refine as RefineRecipe
+from ...settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
+from ...upscaler import UpscalerConfig
+from ..decode_video import DecodeVideo
+from ..encode_conditions import ConditionCache, check_keyframes, check_something_is_left
+from ..generate import recipe_of
+from ..grade import prepare_encoding
+from ..long import sampled_size, texts_at_once
+from ..plan import Plan, plan_stages
+from ..raise_rate import RaiseRate
+from ..refine import Refine
+from ..sample import Sample, Sampling
+from ..stage import Engine, upscaler_key
+from ..stages import stages_of_clip
+from ..upscale import Upscale
+from .latents import NO_PICTURE, Conditioning, GraphLatent, Latent, LongClipPlan, script_of
 
 Prompts = tuple[Conditioning, Conditioning | None]  # the prompt, and the negative one
 

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import LostPeerError, SettingError, first_line, is_out_of_memory
-from ..memory.machine import usable
-from ..memory.ram import ram
+from ...errors import LostPeerError, SettingError, first_line, is_out_of_memory
+from ...memory.machine import usable
+from ...memory.ram import ram
 
 GONE = "Another process of this run is gone"  # so begins what those say that are left
 _FAILED = "ltx2 failed"  # a key of the store that all processes see: which of them failed first

@@ -15,17 +15,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.belonging import check_text_encoder
-from ..checkpoint.components import COMPONENTS, ComponentNetwork
-from ..checkpoint.loading import assign_tensors
-from ..checkpoint.models import Models
-from ..checkpoint.text_encoder import TextEncoderFiles, kind_titled
-from ..checkpoint.unfilled import uncollected, unfilled
-from ..checkpoint.versions import VERSIONS
-from ..errors import SettingError
-from ..memory.partition import Weights
-from ..memory.trace import SCALED_OPERATIONS
-from ..quantization import (
+from ...checkpoint.belonging import check_text_encoder
+from ...checkpoint.components import COMPONENTS, ComponentNetwork
+from ...checkpoint.loading import assign_tensors
+from ...checkpoint.models import Models
+from ...checkpoint.text_encoder import TextEncoderFiles, kind_titled
+from ...checkpoint.unfilled import uncollected, unfilled
+from ...checkpoint.versions import VERSIONS
+from ...errors import SettingError
+from ...memory.partition import Weights
+from ...memory.trace import SCALED_OPERATIONS
+from ...quantization import (
     FORMATS,
     PLANNED,
     SCALED_PRODUCTS,
@@ -42,9 +42,9 @@ from ..quantization import (
     stored_weights,
     use_scaled_products,
 )
-from ..text import EncoderConfig
-from ..transformer import Transformer
-from ..transformer.config import layers_of
+from ...text import EncoderConfig
+from ...transformer import Transformer
+from ...transformer.config import layers_of
 from .chosen_products import find_choice, keep_choice
 
 PLANNED_FORMATS = ("bf16", *PLANNED)  # of releases that can be planned without a file

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conditioning.begin import extended
-from ..conditioning.conditions import InitClip
-from ..conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
-from ..errors import SettingError
-from ..fields import settings_from
-from ..geometry import TIME_SCALE, ClipShape, nearest_frames
-from ..latents import AVLatent
-from ..text.prompts import MADE_BY
-from ..video_vae import Denoising, Tiling
-from .decode_audio import DecodeMel, Vocode
-from .decode_video import DecodeVideo
-from .encode_conditions import EngineEncoders
-from .grade import prepare_encoding
-from .graph import GraphLatent, Latent, latent_of
-from .stage import Engine
+from ...conditioning.begin import extended
+from ...conditioning.conditions import InitClip
+from ...conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
+from ...errors import SettingError
+from ...fields import settings_from
+from ...geometry import TIME_SCALE, ClipShape, nearest_frames
+from ...latents import AVLatent
+from ...text.prompts import MADE_BY
+from ...video_vae import Denoising, Tiling
+from ..decode_audio import DecodeMel, Vocode
+from ..decode_video import DecodeVideo
+from ..encode_conditions import EngineEncoders
+from ..grade import prepare_encoding
+from ..stage import Engine
+from .latents import GraphLatent, Latent, latent_of
 
 Audio = dict[str, Any]
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from ..errors import LTX2Error, first_line, is_out_of_memory
+from ...errors import LTX2Error, first_line, is_out_of_memory
 
 
 @contextmanager

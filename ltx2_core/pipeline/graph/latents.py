@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Models
-from ..checkpoint.belonging import check_latent
-from ..conditioning import GuidePlaces, Inpaint, LatentCondition
-from ..conditioning.guides import check_same_guides, read_sound
-from ..conditioning.masks import fit_audio_mask, fit_video_mask
-from ..errors import SettingError
-from ..geometry import ClipShape, Keyframes, exact_fps
-from ..health import Seams
-from ..latents import AVLatent, from_parts
-from ..sampling import Step, Tiles
-from ..sampling.windows import Windowing
-from ..text import Contexts, join_prompts, read_extras
-from ..text.prompts import MADE_BY, UNPROCESSED, check_ranges
-from .encode_text import read_joined
-from .long import Script
-from .stage import Engine
-from .takes import Take
+from ...checkpoint import Models
+from ...checkpoint.belonging import check_latent
+from ...conditioning import GuidePlaces, Inpaint, LatentCondition
+from ...conditioning.guides import check_same_guides, read_sound
+from ...conditioning.masks import fit_audio_mask, fit_video_mask
+from ...errors import SettingError
+from ...geometry import ClipShape, Keyframes, exact_fps
+from ...health import Seams
+from ...latents import AVLatent, from_parts
+from ...sampling import Step, Tiles
+from ...sampling.windows import Windowing
+from ...text import Contexts, join_prompts, read_extras
+from ...text.prompts import MADE_BY, UNPROCESSED, check_ranges
+from ..encode_text import read_joined
+from ..long import Script
+from ..stage import Engine
+from ..takes import Take
 
 Latent = Mapping[str, Any]
 Conditioning = Sequence[Sequence[Any]]

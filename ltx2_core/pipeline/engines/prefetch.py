@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
-from ..checkpoint import Models
-from ..checkpoint.upscaler import UpscalerFile
-from ..disk_cache.mapped import FileSpan
-from ..memory.page_cache import ReadAhead, cut
-from ..memory.placement import DISK, Placement, Room, gigabytes
-from .stage import (
+from ...checkpoint import Models
+from ...checkpoint.upscaler import UpscalerFile
+from ...disk_cache.mapped import FileSpan
+from ...memory.page_cache import ReadAhead, cut
+from ...memory.placement import DISK, Placement, Room, gigabytes
+from ..stage import (
     AUDIO_DECODER,
     CONNECTORS,
     TEXT_ENCODER,

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from ..memory.machine import Machine
-from ..memory.placement import StageNeed
-from ..memory.trace import Cost, cost
-from ..quantization import QuantizedLinear, plain_dtype
-from ..transformer import TextAttention, Transformer
+from ...memory.machine import Machine
+from ...memory.placement import StageNeed
+from ...memory.trace import Cost, cost
+from ...quantization import QuantizedLinear, plain_dtype
+from ...transformer import TextAttention, Transformer
 from .blueprint import Blueprint
 
 _WORTH_SAYING = 1.005  # times

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..errors import DoesNotFitError, first_line
-from ..lora import Stack
-from ..memory.arrival import arrival_on
-from ..memory.placement import Placement, Rate, Room
-from ..memory.ring import Link
-from ..memory.store import Store
-from ..memory.twin import twin_of
-from ..transformer import Pass, Velocities
+from ...errors import DoesNotFitError, first_line
+from ...lora import Stack
+from ...memory.arrival import arrival_on
+from ...memory.placement import Placement, Rate, Room
+from ...memory.ring import Link
+from ...memory.store import Store
+from ...memory.twin import twin_of
+from ...transformer import Pass, Velocities
+from ..plan import place_stage
+from ..stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
 from .device_thread import concerns_all, why_left_out, working_on
-from .plan import place_stage
 from .prepare import Prepared, adapters_of, ready
 from .shared_tiles import SharedDecoder, SharedTiles
-from .stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.models import Models, open_models
-from ..errors import LostPeerError, LTX2Error, SettingError, UnreadableFileError
-from ..fields import settings_of
-from ..lora import Lora, Stack, Strengths
-from ..lora.strengths import StrengthSchedule
-from ..media.write import check_target
-from ..settings import Resources
+from ...checkpoint.models import Models, open_models
+from ...errors import LostPeerError, LTX2Error, SettingError, UnreadableFileError
+from ...fields import settings_of
+from ...lora import Lora, Stack, Strengths
+from ...lora.strengths import StrengthSchedule
+from ...media.write import check_target
+from ...settings import Resources
+from ..stage import Events
 from .processes import GONE
-from .stage import Events
 
 # How many processes, in words: a power of two, since the heads of the transformer are dealt out.
 EACH_CARD = "one for each card"
@@ -36,7 +36,7 @@ PROCESSES = {EACH_CARD: 0, "2": 2, "4": 4, "8": 8, "16": 16, "32": 32}
 GRACE = 10.0  # seconds that a process has to end by itself
 _TICK = 0.2  # seconds between two looks at whether to go on
 _PROGRAM = "-m", "ltx2_core"
-_ROOT = Path(__file__).parents[2]  # where Python finds this package
+_ROOT = Path(__file__).parents[3]  # where Python finds this package
 _FOLLOWS = "LTX2_ENDS_WITH_STDIN"
 
 _BAR = re.compile(r"(?P<stage>.+?): +\d+%\|.*\| (?P<done>\d+)/(?P<total>\d+) \[")

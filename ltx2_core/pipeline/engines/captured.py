@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import torch
 
-from ..errors import counted
-from ..memory.machine import Machine
-from ..memory.placement import Room, StageNeed, gigabytes
-from ..transformer import find_obstacle_of_allocator
-from .blueprint import Blueprint
-from .stage import Stage
+from ...errors import counted
+from ...memory.machine import Machine
+from ...memory.placement import Room, StageNeed, gigabytes
+from ...transformer import find_obstacle_of_allocator
+from ..needs.blueprint import Blueprint
+from ..stage import Stage
 
 _PLAIN_RUNS = 2  # of a kind of step, which are computed the plain way: one to record, one to compare
 

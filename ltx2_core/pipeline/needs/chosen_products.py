@@ -2,9 +2,9 @@
 
 import torch
 
-from ..disk_cache import cache_folder
-from ..disk_cache.remembered import Remembered
-from ..memory.machine import identity_of
+from ...disk_cache import cache_folder
+from ...disk_cache.remembered import Remembered
+from ...memory.machine import identity_of
 
 
 def find_choice(device: torch.device, question: str) -> bool | None:

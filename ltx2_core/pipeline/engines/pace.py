@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from ..errors import Finding
+from ...errors import Finding
 
 MUCH_SLOWER = 1.5  # than planned
 SETTLING = 2  # evaluations at the start, in which weights come for the first time and kernels are chosen

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
-from ..lora import Stack
-from ..memory.placement import gigabytes
-from ..text.tokenizer import LENGTH
-from ..transformer import Pass, StreamInput, TextCache, TransformerConfig
+from ...lora import Stack
+from ...memory.placement import gigabytes
+from ...text.tokenizer import LENGTH
+from ...transformer import Pass, StreamInput, TextCache, TransformerConfig
+from ..stage import LatentSize
 from .blueprint import Blueprint, empty_like
-from .stage import LatentSize
 
 _log = logging.getLogger(__name__)
 _SAID = "keys and values of the prompts stay from step to step"

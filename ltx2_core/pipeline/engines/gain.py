@@ -6,17 +6,17 @@ Nothing is loaded.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..errors import SettingError, counted
-from ..memory.placement import Placement, Room, place
-from .blueprint import Blueprint
-from .decode_video import DecodeVideo
+from ...errors import SettingError, counted
+from ...memory.placement import Placement, Room, place
+from ..decode_video import DecodeVideo
+from ..encode_conditions import EncodeVideo
+from ..needs.blueprint import Blueprint
+from ..needs.passes import bytes_sent, need_of_passes, passes_on_meta
+from ..plan import Plan
+from ..refine import Refine
+from ..sample import Sample
+from ..stage import Load, Stage, need_of
 from .devices import deal
-from .encode_conditions import EncodeVideo
-from .need_of_passes import bytes_sent, need_of_passes, passes_on_meta
-from .plan import Plan
-from .refine import Refine
-from .sample import Sample
-from .stage import Load, Stage, need_of
 
 # Bytes per second from a card to others, by data sheet: half of what NVLink has in both directions. Cards without it
 # send through the host.

@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..video_vae import DecoderInput, TileWork, Tiling
-from ..video_vae.decoding import TiledDecoder
-from ..video_vae.tiling import OnTile
+from ...video_vae import DecoderInput, TileWork, Tiling
+from ...video_vae.decoding import TiledDecoder
+from ...video_vae.tiling import OnTile
 from .device_thread import concerns_all, why_left_out, working_on
 
 _log = logging.getLogger(__name__)

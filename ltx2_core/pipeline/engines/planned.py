@@ -10,23 +10,23 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..disk_cache import cache_folder
-from ..disk_cache.mapped import FileSpan
-from ..errors import memory_told
-from ..lora import LoraAdapter, Stack
-from ..memory.machine import forget_machine
-from ..memory.pinned import PinnedMemory
-from ..memory.placement import Placement, Room
-from ..memory.ring import Link
-from ..settings import Resources
-from ..transformer import attending_with, compiling, note_step
+from ...disk_cache import cache_folder
+from ...disk_cache.mapped import FileSpan
+from ...errors import memory_told
+from ...lora import LoraAdapter, Stack
+from ...memory.machine import forget_machine
+from ...memory.pinned import PinnedMemory
+from ...memory.placement import Placement, Room
+from ...memory.ring import Link
+from ...settings import Resources
+from ...transformer import attending_with, compiling, note_step
+from ..plan import place_stage
+from ..precision import exact_float32
+from ..stage import TRANSFORMER, Engine, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
 from .devices import make_twins, shared_by
 from .pace import Pace
-from .plan import place_stage
-from .precision import exact_float32
 from .prefetch import reading_ahead
 from .prepare import LoraLoad, Prepared, ready
-from .stage import TRANSFORMER, Engine, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
 
 _log = logging.getLogger(__name__)
 

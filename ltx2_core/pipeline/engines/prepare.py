@@ -11,26 +11,26 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..checkpoint import Models, build
-from ..checkpoint.components import ComponentNetwork
-from ..checkpoint.loading import find_broken
-from ..errors import NotANumberError
-from ..lora import LoraAdapter, Stack, fold_loras
-from ..lora.stack import for_component
-from ..memory.arrival import arrival_on
-from ..memory.machine import Machine
-from ..memory.partition import Weights
-from ..memory.placement import Placement, Room, StageNeed, gigabytes
-from ..memory.store import Store
-from ..memory.trace import Cost
-from ..memory.twin import twin_of
-from ..memory.unit import Changes
-from ..quantization import format_of, plain_dtype
-from ..settings import Resources
-from ..transformer import compiling_pays
-from .blueprint import Blueprint
+from ...checkpoint import Models, build
+from ...checkpoint.components import ComponentNetwork
+from ...checkpoint.loading import find_broken
+from ...errors import NotANumberError
+from ...lora import LoraAdapter, Stack, fold_loras
+from ...lora.stack import for_component
+from ...memory.arrival import arrival_on
+from ...memory.machine import Machine
+from ...memory.partition import Weights
+from ...memory.placement import Placement, Room, StageNeed, gigabytes
+from ...memory.store import Store
+from ...memory.trace import Cost
+from ...memory.twin import twin_of
+from ...memory.unit import Changes
+from ...quantization import format_of, plain_dtype
+from ...settings import Resources
+from ...transformer import compiling_pays
+from ..needs.blueprint import Blueprint
+from ..stage import TRANSFORMER, Load, NetworkKey, Networks, Stage, need_of
 from .captured import describe_graphs, find_obstacle, with_graphs
-from .stage import TRANSFORMER, Load, NetworkKey, Networks, Stage, need_of
 
 Value = TypeVar("Value")
 

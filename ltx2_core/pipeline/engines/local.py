@@ -11,33 +11,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint import Models
-from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
-from ..checkpoint.upscaler import UpscalerFile, build_upscaler
-from ..checkpoint.versions import VERSIONS
-from ..disk_cache import cache_folder
-from ..errors import MissingFileError, SettingError
-from ..lora import Stack, compare
-from ..memory.arrival import arrival_on
-from ..memory.link import Plain, can_stream, link_to
-from ..memory.machine import Machine, computing_dtype, this_machine, usable
-from ..memory.pinned import PinnedMemory
-from ..memory.placement import UNLIMITED, Placement, Room
-from ..memory.ram import free_ram, pinnable, ram
-from ..memory.ring import Link
-from ..memory.store import Store
-from ..quantization import check_format, scaled_product
-from ..settings import Resources, dtype_of
-from ..text import Tokenizer
-from ..transformer import SequenceParallel, TransformerConfig, check_heads
-from .blueprint import FLOAT32, Blueprint, blueprint_of
+from ...checkpoint import Models
+from ...checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
+from ...checkpoint.upscaler import UpscalerFile, build_upscaler
+from ...checkpoint.versions import VERSIONS
+from ...disk_cache import cache_folder
+from ...errors import MissingFileError, SettingError
+from ...lora import Stack, compare
+from ...memory.arrival import arrival_on
+from ...memory.link import Plain, can_stream, link_to
+from ...memory.machine import Machine, computing_dtype, this_machine, usable
+from ...memory.pinned import PinnedMemory
+from ...memory.placement import UNLIMITED, Placement, Room
+from ...memory.ram import free_ram, pinnable, ram
+from ...memory.ring import Link
+from ...memory.store import Store
+from ...quantization import check_format, scaled_product
+from ...settings import Resources, dtype_of
+from ...text import Tokenizer
+from ...transformer import SequenceParallel, TransformerConfig, check_heads
+from ..needs.blueprint import FLOAT32, Blueprint, blueprint_of
+from ..plan import Plan
+from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 from .device_thread import working_on
-from .engine import PlannedEngine
 from .gain import describe_gain, describe_sharing
-from .plan import Plan
+from .planned import PlannedEngine
 from .prepare import Prepared, adapters_of, build_modules, folded_stack, joined
 from .processes import Processes, joined_processes
-from .stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 
 _log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ from functools import partial
 
 import torch
 
-from ..memory.link import InPlace
-from ..memory.placement import StageNeed
-from ..memory.store import Store
-from ..memory.trace import Cost, cost
-from ..sampling import Guidance
-from ..sampling.guidance import PASSES, perturbation_of
-from ..text.tokenizer import LENGTH
-from ..transformer import (
+from ...memory.link import InPlace
+from ...memory.placement import StageNeed
+from ...memory.store import Store
+from ...memory.trace import Cost, cost
+from ...sampling import Guidance
+from ...sampling.guidance import PASSES, perturbation_of
+from ...text.tokenizer import LENGTH
+from ...transformer import (
     ImaginedPeers,
     Network,
     Pass,
@@ -23,9 +23,9 @@ from ..transformer import (
     Transformer,
     Visibility,
 )
+from ..stage import LatentSize
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .cached_text import with_text_caches
-from .stage import LatentSize
 
 
 def need_of_passes(

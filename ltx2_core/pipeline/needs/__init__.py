@@ -1,0 +1,1 @@
+"""What stages take, counted on shapes before anything runs."""
