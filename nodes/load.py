@@ -1,6 +1,7 @@
 """Which files?"""
 
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -162,7 +163,19 @@ def _files(checkpoint: str, others: dict[str, Any]) -> dict[str, Any]:
     kinds = [kind for kind in PARTS if kind != PATCHES or others.get("duration_head", AUTO_PART) == AUTO_PART]
     beside = [path for kind in kinds for path in paths_found(host.model_files(kind), host.model_file, kind)]
     chosen = [main, *inside]
-    return {"checkpoint": [*chosen, *find_parts([*chosen, *own.values()], beside)], **own}
+    return {"checkpoint": [*chosen, *_parts_of((*chosen, *own.values()), tuple(beside))], **own}
+
+
+def _parts_of(chosen: tuple[Path, ...], beside: tuple[Path, ...]) -> list[Path]:
+    """As ``find_parts``, which reads all headers: again only if a file has changed, or what lies beside one."""
+    files = [*(file for path in chosen for file in files_of(path)), *beside]
+    folders = ((folder, folder.stat().st_mtime_ns) for folder in {path.parent for path in files})
+    return _find_parts(chosen, beside, (*stamps(files), *folders))
+
+
+@lru_cache(maxsize=16)
+def _find_parts(chosen: tuple[Path, ...], beside: tuple[Path, ...], state: tuple[Hashable, ...]) -> list[Path]:
+    return find_parts(chosen, beside)
 
 
 def _paths(files: dict[str, Any]) -> list[Path]:

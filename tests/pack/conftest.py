@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from gguf_files import common, gemma, transformer, write
 from golden import FOLDER
 from instruct import write_instruct
 from pack.client import Client, Prompt
-from pack.host import Host, NoHost, Server, serve
+from pack.host import Host, NoHost, Server, run_inside, serve
 from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
 from pack.workflow import change, to_prompt
 from written import rewrite, write_mixed_gemma
@@ -45,6 +45,13 @@ def server(host, tmp_path_factory) -> Iterator[Server]:
     paths.write_text(EXTRA_PATHS.format(folder=elsewhere))
     with serve(host, base, "--extra-model-paths-config", str(paths)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def inside(host, tmp_path_factory) -> Iterator[Callable[[str, Path], dict]]:
+    """What a script of this folder finds in the Python of ComfyUI: ``inside("vae.py", folder)``."""
+    with run_inside(host, tmp_path_factory.mktemp("inside")) as ask:
+        yield ask
 
 
 def place_tiny_models(models: Path, elsewhere: Path) -> None:

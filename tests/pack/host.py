@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -62,15 +63,27 @@ class Host:
         question = [self.python, "-c", MISSING_PACKAGES, *names]
         return subprocess.run(question, check=True, capture_output=True, text=True).stdout.strip()
 
-    def run_inside(self, script: str, folder: Path, timeout: float = 300) -> dict:
-        """Run a script of this folder in the Python of ComfyUI, with a folder of its own; return the JSON it prints."""
-        command = [self.python, str(Path(__file__).with_name(script)), str(REPOSITORY), str(self.root), str(folder)]
-        command += ["--cpu", "--disable-api-nodes"]
-        command += ["--base-directory", str(folder), "--database-url", "sqlite:///:memory:"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": ""}
-        run = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=timeout)
-        assert run.returncode == 0, run.stderr[-3000:]
-        return json.loads(run.stdout.splitlines()[-1])
+
+@contextmanager
+def run_inside(host: Host, base: Path) -> Iterator[Callable[[str, Path], dict]]:
+    """What is yielded runs a script of this folder in the Python of ComfyUI, which is started once, with a folder of
+    its own, and returns the JSON that it prints."""
+    command = [host.python, str(Path(__file__).with_name("inside.py")), str(REPOSITORY), str(host.root), str(base)]
+    command += ["--cpu", "--disable-api-nodes", "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with ExitStack() as stack, open(base / "inside.log", "w+", encoding="utf-8") as log:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+        running: list[subprocess.Popen] = []
+
+        def run(script: str, folder: Path) -> dict:
+            if not running or not hasattr(os, "fork"):  # Windows copies no process: there, each runs one script
+                running.append(stack.enter_context(subprocess.Popen(command, cwd=host.root, env=environment, **pipes)))
+            print(json.dumps([script, str(folder)]), file=running[-1].stdin, flush=True)
+            said = [*takewhile(lambda line: line != "ended\n", running[-1].stdout)]
+            assert said, Path(log.name).read_text(encoding="utf-8")[-3000:]
+            return json.loads(said[-1])
+
+        yield run
 
 
 @dataclass(frozen=True)

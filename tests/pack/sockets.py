@@ -22,6 +22,11 @@ NODES = {node.define_schema().node_id: nodes.guarded(node, nodes.KINDS) for node
 for each in NODES.values():
     each.hidden = SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
 
+# What comes to the first block of a transformer comes to all: the others hand it on.
+block = part("ltx2_core.transformer.block").Block
+forward = block.forward
+block.forward = lambda self, states, index, *rest: states if index else forward(self, states, index, *rest)
+
 
 def run(name: str, **values):
     return NODES[name].execute(**values).args

@@ -9,16 +9,16 @@ from ltx2_core.video_vae.tiny_decoder import RELEASED, TinyDecoder
 pytestmark = pytest.mark.comfy
 
 
-def test_host_and_pack_decode_alike(host, tmp_path):
+def test_host_and_pack_decode_alike(inside, tmp_path):
     write_draft(tmp_path / "taeltx2_3.safetensors", TinyDecoder(RELEASED))
-    report = host.run_inside("drafts.py", tmp_path)
+    report = inside("drafts.py", tmp_path)
     assert report["shape"] == [33, 96, 64, 3]
     assert report["away"] < 1e-5 < 1e-2 < report["range"], report
 
 
-def test_host_and_pack_decode_alike_with_a_narrowed_decoder(host, tmp_path):
+def test_host_and_pack_decode_alike_with_a_narrowed_decoder(inside, tmp_path):
     write_narrowed(tmp_path / "narrowed.safetensors")
-    report = host.run_inside("drafts.py", tmp_path)
+    report = inside("drafts.py", tmp_path)
     assert report["shape"] == [33, 96, 64, 3]
     assert report["away"] < 1e-5 < 1e-2 < report["range"], report
 

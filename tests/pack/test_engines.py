@@ -19,10 +19,10 @@ def core(name: str):
 
 
 @torch.inference_mode()
-def test_core_and_pack_make_the_same_clip(host, tmp_path):
+def test_core_and_pack_make_the_same_clip(inside, tmp_path):
     checkpoint, gemma, _ = tiny.write(tmp_path, "2.3")
     upscaler = open_upscaler(tiny.write_upscaler(tmp_path))
-    report = host.run_inside("engines.py", tmp_path)
+    report = inside("engines.py", tmp_path)
     made = report["made"]
     for streamed in ("streamed", "in RAM"):
         assert {"sampling", "refining", "frames"} <= set(report[streamed])

@@ -8,10 +8,10 @@ pytestmark = pytest.mark.comfy
 
 
 @pytest.fixture(scope="module")
-def found(host, tmp_path_factory) -> dict[str, float]:
+def found(inside, tmp_path_factory) -> dict[str, float]:
     folder = tmp_path_factory.mktemp("tiny")
     tiny.write(folder, "2.3")
-    return host.run_inside("guided.py", folder)
+    return inside("guided.py", folder)
 
 
 def test_guides_of_the_host_are_keyframes_beside_the_clip(found):

@@ -68,6 +68,12 @@ def prompt(prompt) -> Prompt:
     return add(prompt, pictures=("SaveImage", {"images": [node(prompt, "LTX2AVDecode"), 1], "filename_prefix": "lora"}))
 
 
+@pytest.fixture
+def short(prompt) -> None:
+    """Four steps and nine frames, where nobody looks at what is in them."""
+    change(prompt, LTX2AVEmptyLatent={"frames": 9}, LTX2AVSchedule={"steps": 4})
+
+
 def frames(server: Server, run: Run, of: str = "pictures") -> np.ndarray:
     return pictures_in(saved(server, run, of)).astype(int)
 
@@ -135,6 +141,7 @@ def test_folded_into_quantised_weights_is_the_same_clip(server, client, prompt):
     assert yellow(frames(server, client.run(prompt))) < 60  # nothing of it is left in the weights
 
 
+@pytest.mark.usefixtures("short")
 def test_branches_do_not_disturb_each_other(server, client, prompt):
     """One model, three samplers with other LoRAs: each gives what it gives alone, and the model is built once."""
     built = server.log.count("Built transformer")
@@ -163,13 +170,14 @@ def test_branches_do_not_disturb_each_other(server, client, prompt):
     assert server.log.count("Built transformer") - built <= 1  # for all of them
 
 
+@pytest.mark.usefixtures("short")
 def test_two_stages_with_a_model_each(server, client, prompt):
     """A run that is split between two models: the first half without, the second half with a LoRA."""
     sampler, decode = node(prompt, "LTX2AVSample"), node(prompt, "LTX2AVDecode")
     whole = [frames(server, client.run(chained(prompt, (GOLDEN, strength)))) for strength in (0.0, 1.0)]
     inputs = prompt[sampler]["inputs"]
-    second = inputs | {"start_step": 5, "add_noise": False, "latent": [sampler, 0], "model": ["lora1", 0]}
-    inputs |= {"end_step": 5, "model": [node(prompt, "LTX2AVLoadModel"), 0]}
+    second = inputs | {"start_step": 2, "add_noise": False, "latent": [sampler, 0], "model": ["lora1", 0]}
+    inputs |= {"end_step": 2, "model": [node(prompt, "LTX2AVLoadModel"), 0]}
     prompt[decode]["inputs"]["latent"] = ["second", 0]
     half = frames(server, client.run(add(prompt, second=("LTX2AVSample", second))))
     assert all((half != each).any() for each in whole)
@@ -177,7 +185,7 @@ def test_two_stages_with_a_model_each(server, client, prompt):
     # The same as a schedule over the steps of one run.
     advanced = {"model": [node(prompt, "LTX2AVLoadModel"), 0], "lora": GOLDEN, "strength": 1.0, "video": 1.0}
     advanced |= {"audio": 1.0, "audio_to_video": 1.0, "video_to_audio": 1.0}
-    advanced |= {"schedule": "4: 0, 5: 1", "schedule_over": "steps"}
+    advanced |= {"schedule": "1: 0, 2: 1", "schedule_over": "steps"}
     del prompt["second"], inputs["end_step"]
     prompt[decode]["inputs"]["latent"] = [sampler, 0]
     add(prompt, advanced=("LTX2AVLoadLoraAdvanced", advanced))

@@ -8,9 +8,9 @@ MB = 10**6
 
 
 @pytest.fixture(scope="module")
-def report(host, tmp_path_factory):
+def report(inside, tmp_path_factory):
     """What happened on a card of 100 MB: our network has 80 MB and needs 20 for its work, the other one 56 and 10."""
-    return host.run_inside("small_card.py", tmp_path_factory.mktemp("base"))
+    return inside("small_card.py", tmp_path_factory.mktemp("base"))
 
 
 def test_alone_we_take_all_that_we_need(report):

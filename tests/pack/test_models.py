@@ -8,6 +8,8 @@ from pack.clip import Clip, pictures_in, saved
 from pack.links import FILES
 from pack.workflow import SHIPPED, add, change, node, to_prompt
 
+from ltx2_core import tiny
+
 pytestmark = pytest.mark.comfy
 
 
@@ -87,6 +89,14 @@ def test_a_clip_is_as_long_as_its_prompt_needs(server, client, prompt):
     assert len(clip.frames) % 8 == 1 and len(clip.frames) <= 80
     run = client.run(change(prompt, LTX2AVLoadModel=split | {"duration_head": "none"}))
     assert run.end == "execution_error" and "there is no duration head: put that of LTX-2.5" in run.error
+
+
+def test_headers_are_read_again_only_after_something_has_changed(inside, tmp_path):
+    """At first; not again; as a download of the video VAE begins, ends, and is replaced."""
+    tiny.write_split(tmp_path / "models")
+    found, opened = zip(*inside("headers.py", tmp_path))
+    assert found == (True, True, False, True, True)
+    assert opened == (4, 0, 3, 4, 4)
 
 
 def test_a_folder_of_diffusers_is_one_entry_and_its_shards_are_none(object_info):

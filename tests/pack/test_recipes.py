@@ -47,7 +47,7 @@ OWN_LENGTH = {
 
 
 @pytest.fixture(scope="module")
-def asked(host, object_info, tmp_path_factory):
+def asked(inside, object_info, tmp_path_factory):
     """What each workflow asks of each model, by their names."""
     folder = tmp_path_factory.mktemp("official")
     place_models(folder)
@@ -59,7 +59,7 @@ def asked(host, object_info, tmp_path_factory):
         tasks = {f"task: {name}": changed(shipped[t.workflow], model, lora, t.changes) for name, t in TASKS.items()}
         prompts[model] = asked | tasks
     (folder / "prompts.json").write_text(json.dumps(prompts))
-    return host.run_inside("recipes.py", folder)
+    return inside("recipes.py", folder)
 
 
 def changed(prompt, model, lora, changes):

@@ -5,8 +5,8 @@ import pytest
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 
 
-def test_whatever_comes_to_an_input_is_used_or_refused_in_a_sentence(host, tmp_path):
+def test_whatever_comes_to_an_input_is_used_or_refused_in_a_sentence(inside, tmp_path):
     """Nothing, the wrong type, size, batch or length, and empty values; what a node makes of them is then sampled."""
-    report = host.run_inside("sockets.py", tmp_path, timeout=900)
+    report = inside("sockets.py", tmp_path)
     assert report["wrong"] == []
     assert report["tried"] > 4000

@@ -1,12 +1,12 @@
-"""Latents that are kept: decoded later, gone on from, opened by another server, and by the host's own nodes."""
+"""Latents that are kept: decoded later, gone on from, opened after a restart, and by the host's own nodes."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
-from pack.client import Client, Prompt, Rejected
+from pack.client import Prompt, Rejected
 from pack.clip import pictures
-from pack.host import serve
 from pack.workflow import add, change, node, with_pictures
 from safetensors import safe_open
 
@@ -29,7 +29,7 @@ def load(file: str) -> tuple[str, dict]:
     return "LTX2AVLoadLatent", {"file": file}
 
 
-def test_a_kept_latent_decodes_alike_also_after_a_restart(host, server, client, prompt, tmp_path):
+def test_a_kept_latent_decodes_alike_also_after_a_restart(inside, server, client, prompt, tmp_path):
     sampler, decode = node(prompt, "LTX2AVSample"), node(prompt, "LTX2AVDecode")
     with_pictures(change(prompt, LTX2AVSample={"seed": 31}), kept=keep(sampler, "whole"))
     at_once = pictures(server, client.run(prompt))
@@ -44,17 +44,17 @@ def test_a_kept_latent_decodes_alike_also_after_a_restart(host, server, client, 
     assert (pictures(server, client.run(later)) == at_once).all()
     assert "loaded" in client.run(later).cached
 
-    base = tmp_path / "again"
-    shutil.copytree(server.base / "models", base / "models", symlinks=True)
-    kept = base / "input" / "takes" / "moved_av_latent.safetensors"
-    kept.parent.mkdir(parents=True)
-    shutil.copy(server.output / file.removeprefix("output/"), kept)
+    for base in (server.base, tmp_path):
+        kept = base / "input" / "takes" / "moved_av_latent.safetensors"
+        kept.parent.mkdir(parents=True)
+        shutil.copy(server.output / file.removeprefix("output/"), kept)
+    inside("kept.py", tmp_path)
+    assert (np.load(tmp_path / "pictures.npy") == at_once).all()
+
+    kept = server.base / kept.relative_to(tmp_path)
+    kept.write_bytes(kept.read_bytes()[:-1])
     change(later, LTX2AVLoadLatent={"file": "input/takes/moved_av_latent.safetensors"})
-    with serve(host, base) as restarted:
-        run = Client(restarted.address).run(later)
-        assert (pictures(restarted, run) == at_once).all()
-        kept.write_bytes(kept.read_bytes()[:-1])
-        assert "is damaged or was changed" in Client(restarted.address).run(later).error
+    assert "is damaged or was changed" in client.run(later).error
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m"])

@@ -9,14 +9,14 @@ from ltx2_core.checkpoint.files import TensorFile
 pytestmark = pytest.mark.comfy
 
 
-def test_host_and_pack_decode_alike_and_fp16_that_overflows_is_made_in_float32(host, tmp_path):
+def test_host_and_pack_decode_alike_and_fp16_that_overflows_is_made_in_float32(inside, tmp_path):
     for version in ("2.0", "2.3"):
         tiny.write(tmp_path, version)
     checkpoint = tmp_path / "ltx-2.3-tiny.safetensors"
     tensors, name = load_file(checkpoint), "vae.decoder.conv_in.conv.weight"
     loud = tensors | {name: tensors[name] * (3e4 / tensors[name].abs().max())}
     save_file(loud, tmp_path / "loud.safetensors", TensorFile(checkpoint).metadata)
-    report = host.run_inside("vae.py", tmp_path)
+    report = inside("vae.py", tmp_path)
     plain = ["float32"] * 3  # transformer, text encoder and VAEs on a CPU; a text encoder computes in no float16
     assert report["computed"] == {
         "fp64_unet": plain,
