@@ -199,6 +199,20 @@ def test_products_of_many_rows_with_a_weight_in_the_order_of_amx(monkeypatch, op
     assert [each is weight for each in ordered] == [True, True], "for many rows, and in bfloat16"
 
 
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_float32_is_left_to_mkl_where_there_is_amx_but_for_the_gelu(monkeypatch, has_amx):
+    asked = []
+    for operation in (LINEAR, LINEAR_GELU):
+        monkeypatch.setattr(operation, "find", lambda x, name=operation.name: asked.append(name))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(linear, "LEAST_WEIGHT", 0)
+    layer = Linear(8, 8).requires_grad_(False)
+    x = torch.randn(linear.MANY_ROWS[torch.float32], 8)
+    assert torch.equal(layer(x), linear.multiply_plainly(x, layer.weight, layer.bias))
+    apply_gelu(layer, x)
+    assert asked == [LINEAR.name] * (not has_amx) + [LINEAR_GELU.name]
+
+
 def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plain(monkeypatch):
     def never(*tensors):
         raise AssertionError
@@ -206,7 +220,7 @@ def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plai
     for operation in (LINEAR, LINEAR_GELU):
         monkeypatch.setattr(operation, "find", lambda x: never)
     monkeypatch.setattr(linear, "LEAST_WEIGHT", 0)
-    layer, x = Linear(8, 8), torch.randn(linear.MANY_ROWS[torch.float32], 8)
+    layer, x = Linear(8, 8).bfloat16(), torch.randn(linear.MANY_ROWS[torch.bfloat16], 8).bfloat16()
     (layer(x) + apply_gelu(layer, x)).sum().backward()
     assert layer.weight.grad is not None
     layer.requires_grad_(False)
