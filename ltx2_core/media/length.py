@@ -1,4 +1,4 @@
-"""Whether a file ends before it says: RIFF and RF64 (WAV, AVI), AIFF, Matroska (MKV, WebM) and MP3 tell their length."""
+"""Whether a file ends before it says: RIFF, RF64 (WAV, AVI), AIFF, Matroska (MKV, WebM) and MP3 say their length."""
 
 import os
 import re
