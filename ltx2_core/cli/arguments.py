@@ -375,11 +375,11 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
-        _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
+        _log.info("%g s at %s fps: %s.", clip.seconds, options.fps or clip.fps, counted(clip.asked_frames, "frame"))
     if film is not None:
         return _fitted(clip, film, _step(options)), sources
     if (heard := clip if clip.asked_frames else follow_given(clip, sources.sound, None)) != clip:
-        _log.info("As long as the sound: %d frames at %g fps.", heard.frames, float(clip.fps))
+        _log.info("As long as the sound: %s at %g fps.", counted(heard.frames, "frame"), float(clip.fps))
     return heard, sources
 
 
@@ -406,7 +406,8 @@ def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
         seconds=None,
     )
     name = path_of(film).name
-    _log.info("%s as %d x %d, %d frames at %g fps.", name, clip.width, clip.height, clip.frames, float(clip.fps))
+    size = clip.width, clip.height
+    _log.info("%s as %d x %d, %s at %g fps.", name, *size, counted(clip.frames, "frame"), float(clip.fps))
     return clip
 
 
