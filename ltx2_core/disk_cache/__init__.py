@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..errors.files import replace_file, unfinished_beside, writing
+from ..errors.files import named_beside, replace_file, writing
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
@@ -177,7 +177,7 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UnreadableFileError: The disk refuses; errors of this kind are not those of reading.
     """
-    partial = unfinished_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
+    partial = named_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(path)
