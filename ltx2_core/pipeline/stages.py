@@ -160,11 +160,11 @@ def _second_stage(request: CompleteRequest, ahead: ConditionSizes, final: Condit
 
 def _upscalers(request: CompleteRequest, engine: Engine, keyframes: int) -> Iterator[Upscale]:
     shape = request.shape
-    for file in request.second.enlarging:
-        key = upscaler_key(file)
-        batch = request.request.clip.batch_size
-        size, tones = shape.video_latent, request.second.tones
-        yield Upscale(key, file.config, size, engine.dtype(key), batch, keyframes, tones=tones)
+    batch, tones, files = request.request.clip.batch_size, request.second.tones, request.second.enlarging
+    for index, file in enumerate(files):
+        key, size = upscaler_key(file), shape.video_latent
+        number = 1 + sum(each.config.enlarges == file.config.enlarges for each in files[:index])
+        yield Upscale(key, file.config, size, engine.dtype(key), batch, keyframes, number, tones)
         shape = file.config.upscaled_shape(shape)
 
 
