@@ -65,7 +65,8 @@ class Request:
         resources: devices, memory, formats and caches.
         enhance: lets a language model make the prompt longer, which looks at a picture at frame 0; None leaves it.
         enhancer: file of that model; None takes the text encoder.
-        encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then.
+        encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then, "" that of the
+            file.
         blend: shows the reference as it is wherever no part of it was made anew; None shows what was made.
         hdr: space of a clip of HDR; None makes an ordinary one.
         high_quality: shows each frame of a reference twice.
@@ -171,6 +172,7 @@ class Request:
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
             )
         shape = self._first_made(second, recipe)
+        prompt = self.prompt if self.prompt or self.encoded is None else self.encoded.name
         first_strength, refine_strength = second.lora_strengths(recipe)
         return CompleteRequest(
             request=self,
@@ -185,7 +187,7 @@ class Request:
             refine=second.completed(recipe.refine, self.conditions),
             loras=second.with_lora(self.loras, first_strength),
             refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
-            script=(Segment(0, self.prompt), *segments),
+            script=(Segment(0, prompt), *segments),
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
             shown=self._shown(second.last(shape)),
             asked_frames=self._first_shape(second, recipe).frames,
