@@ -161,6 +161,9 @@ class DiskCache:
         return fingerprint(self.identity, key.strip(), dict(sorted(tensors.items())))
 
 
+NOWHERE = DiskCache(None, "")  # keeps nothing
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write the whole file or none of it, as ``complete_file``."""
     with complete_file(path) as file:
@@ -228,7 +231,7 @@ def _written(value: Any) -> str:
         return f"mapping {fingerprint(*value.keys(), *value.values())}"
     if isinstance(value, Set):
         return f"set {sorted(map(fingerprint, value))}"
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, Sequence):
         return f"sequence {fingerprint(*value)}"
     if isinstance(value, Identified):
         return f"{type(value).__name__} {fingerprint(value.identity)}"
