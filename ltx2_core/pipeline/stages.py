@@ -178,8 +178,9 @@ def _rounds(request: CompleteRequest, engine: Engine, ahead: ConditionSizes, fin
         shape, frames = file.config.upscaled_shape(shape), tuple(2 * frame for frame in frames)
         given = encode_conditions(request.round_conditions(shape), shape, ("video",), SizeOnlyEncoders())
         latent = placeholder(shape, request.final.audio_latents, frames, batch).select(request.streams)
-        refine = RaiseRate.of(latent, shape.fps, number, given, request.request.sampling.seed, drawn)
-        yield Round(upscale, replace(refine, loras=request.refine_loras), shape)
+        seed, loras = request.request.sampling.seed, request.refine_loras
+        refine = RaiseRate.of(latent, shape.fps, number, given, seed, drawn, loras)
+        yield Round(upscale, refine, shape)
         drawn, frames = (*drawn, *(count for each in refine.draws for count in each)), refine.made_frames
 
 
