@@ -476,14 +476,15 @@ class Sample(Stage):
         They can be used again as long as nothing else has changed than the prompts of other windows.
 
         Args:
-            engine: whose files and LoRAs the windows depend on.
+            engine: whose files, LoRAs and attention the windows depend on.
             folder: None keeps nothing.
             negative: contexts of the negative prompt, if anything asks for one.
         """
         loras = stack_identity(engine.loras if self.loras is None else self.loras)
         wanted = negative if self.sampling.needs_negative else None
         weights = engine.models.files, engine.blueprint.title, engine.dtype(TRANSFORMER)
-        return DiskCache(folder, fingerprint(weights, self.sampling, loras, wanted), "window")
+        how = engine.resources.attention, engine.resources.fold_loras
+        return DiskCache(folder, fingerprint(weights, how, self.sampling, loras, wanted), "window")
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
         """Sample window ``number``, with a seed of its own; a clip without windows is the first of them."""

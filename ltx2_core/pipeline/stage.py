@@ -19,6 +19,7 @@ from ..lora import Stack
 from ..memory.machine import Machine
 from ..memory.placement import SMALLER, Placement, Room, StageNeed
 from ..sampling import Step
+from ..settings import Resources
 from ..text import Connector, TextEncoder, TextFeatures, Tokenizer, VisionEncoder
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
@@ -270,6 +271,7 @@ class Engine(Protocol):
     models: Models
     events: Events
     loras: Stack  # that every network gets, unless a stage has others
+    resources: Resources  # with which attention the transformer computes, and how LoRAs act
 
     @property
     def encoder(self) -> TextEncoderFiles:

@@ -20,9 +20,13 @@ from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.long import Script, sample_long
-from ltx2_core.sampling import schedules
+from ltx2_core.pipeline.sample import Sample, Sampling
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.sampling import ATTENTIONS, schedules
 from ltx2_core.sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows, split_windows
+from ltx2_core.settings import Resources
 from ltx2_core.text import compute_hidden_states, connect, extract_features
 from ltx2_core.video_vae import DecoderInput
 
@@ -243,6 +247,14 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
     assert begun == [2, 3, 4], "what came before is as it was, what follows begins differently"
     run(overlap_strength=0.5)
     assert begun == [1, 2, 3, 4], "the first window sees nothing of another one"
+
+
+def test_windows_that_another_attention_made_are_not_taken(tmp_path):
+    models, stage = ltx2.open_models("miniature"), Sample(Sampling((1.0, 0.0)), LatentSize((5, 3, 3), 34))
+    asked = [Resources(device="cpu", attention=each) for each in ATTENTIONS]
+    asked.append(Resources(device="cpu", fold_loras=True))
+    caches = [stage.window_cache(LocalEngine(models, each), tmp_path, None) for each in asked]
+    assert len({cache.identity for cache in caches}) == len(asked)
 
 
 # The miniature
