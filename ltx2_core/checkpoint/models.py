@@ -382,7 +382,7 @@ def _has_projection(file: TensorFile) -> bool:
 def says_distilled(name: str) -> bool | None:
     """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
     name = name.lower()
-    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distil", name):
+    if re.search(r"(?<![a-z])(?:not|non|no|un|pre)[-_. ]*distil", name):
         return False
     if re.search(r"distil|turbo|lightning", name):
         return True
