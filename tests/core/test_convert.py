@@ -140,7 +140,7 @@ def test_a_checkpoint_is_whole_and_its_matrices_are_as_far_off_as_is_said(conver
     assert models.components == MINIATURE.components | {"text_encoder": False}
     network, plain = (build(each, "transformer", torch.float32) for each in (models, MINIATURE))
     layers = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLinear)}
-    assert {f"{name}.weight" for name in layers} == set(castable(plain.state_dict(), "int8"))
+    assert {f"{name}.weight" for name in layers} == set(castable(plain.state_dict()))
     names = {models.source("transformer").file.official_names[key]: ours
              for ours, key in models.source("transformer").names.items()}  # fmt: skip
     said = {names[layer.name]: layer for layer in done.layers}
