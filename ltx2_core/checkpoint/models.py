@@ -263,7 +263,7 @@ class Models:
         return f"LTX-{self.version} {word}"
 
     def kind_of(self, hq: bool) -> str:
-        """Return the same, and whether it follows the recipe of few, precise steps."""
+        """Return ``kind``, with "hq" behind it for the recipe of few, precise steps."""
         return f"{self.kind} hq" if hq else self.kind
 
     def source(self, name: str) -> Source:
