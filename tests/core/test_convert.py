@@ -338,6 +338,14 @@ def test_a_distilled_model_keeps_its_name(tmp_path, caplog):
     assert "put the word" not in caplog.text
 
 
+@pytest.mark.parametrize("numbers", [3, 5])
+def test_pieces_that_are_not_as_laid_out_leave_no_file(tmp_path, numbers):
+    layout = write.safetensors_layout({"x": torch.zeros(4)}, {})
+    with pytest.raises(AssertionError, match="as laid out"):
+        write.write_tensors(tmp_path / "x.safetensors", layout, [("x", torch.ones(numbers))])
+    assert not [*tmp_path.iterdir()]
+
+
 def test_the_command_line_tells_every_matrix_and_the_worst(tmp_path, capsys):
     words = ["convert", str(MINI), str(tmp_path / "x.safetensors"), "--format", "nvfp4"]
     assert main([*words, "--keep", "gates,blocks,ends"]) == 0
