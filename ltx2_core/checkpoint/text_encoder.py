@@ -4,7 +4,7 @@ README.md, "Text encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isdir  # which is no error for a path that cannot be
@@ -249,17 +249,15 @@ class TextEncoderFiles:
 
         Raises MissingFileError if there is none, CheckpointError if it is damaged or belongs to another encoder.
         """
-        tokenizer, rows = self._tokenizer(), self.config.vocabulary
+        key, content, where = self.tokenizer_content()
+        tokenizer = foreign_call(lambda: _EMBEDDED[key](content), f"The tokenizer {where} cannot be read")
+        rows = self.config.vocabulary
         if not rows // 2 < tokenizer.words <= rows:
             raise CheckpointError(
                 f"The tokenizer of {self.path.name} belongs to another {self.kind.title}: it knows {tokenizer.words:,} "
                 f"words, and the weights have {rows:,} rows. Download both from one place."
             )
         return tokenizer
-
-    def _tokenizer(self) -> Tokenizer:
-        key, content, where = self.tokenizer_content()
-        return _make_tokenizer(_EMBEDDED[key], content, where)
 
     def tokenizer_content(self, wanted: Collection[str] = tuple(_EMBEDDED)) -> tuple[str, bytes, str]:
         """Return what a packed file calls the tokenizer of these files, the tokenizer itself, and where it is from.
@@ -346,7 +344,3 @@ def build_text_encoder(
         install_quantized_layers(encoder, state, dtype, deferred, files.names.__getitem__)
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder
-
-
-def _make_tokenizer(make: Callable[[bytes], Tokenizer], content: bytes, where: str) -> Tokenizer:
-    return foreign_call(lambda: make(content), f"The tokenizer {where} cannot be read")
