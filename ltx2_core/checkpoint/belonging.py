@@ -9,11 +9,9 @@ from typing import Generic, TypeVar
 from ..errors import LTX2Error, MissingFileError, SettingError
 from ..errors.files import visible_files
 from ..errors.foreign import Fields, parse_json
-from .models import MINIATURE, Models
+from .models import BUILT_IN_GEMMA, MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
 from .versions import VERSIONS, version_numbers
-
-GEMMA = MINIATURE / "gemma-mini"
 
 Opened = TypeVar("Opened")
 
@@ -165,7 +163,7 @@ def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
         MissingFileError: If none of them gives what the model reads; it says what is wrong with the first.
     """
     if models.is_miniature:
-        return GEMMA
+        return BUILT_IN_GEMMA
     reasons = []
     for path in [*([] if models.text_encoder is None else [models.text_encoder]), *paths]:
         try:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from ltx2_core import tiny
 from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.belonging import (
-    GEMMA,
     FollowsModel,
     check_own_part,
     check_text_encoder,
@@ -18,6 +17,7 @@ from ltx2_core.checkpoint.belonging import (
     find_text_encoder,
 )
 from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.models import BUILT_IN_GEMMA as GEMMA
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, find_upscaler
