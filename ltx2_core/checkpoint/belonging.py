@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import LTX2Error, MissingFileError, SettingError
-from ..errors.files import visible_files
+from ..errors.files import named_path, visible_files
 from ..errors.foreign import Fields, parse_json
 from .models import BUILT_IN_GEMMA, MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
@@ -195,7 +195,7 @@ def find_by_name(
         MissingFileError: If there is none.
     """
     beside = models.source("transformer").file.path.parent
-    place = "the model folders" if paths is not None else str(beside)
+    place = "the model folders" if paths is not None else str(named_path(beside))
     if paths is None:
         paths = [path for folder in (".", *folders) for path in visible_files(beside / folder, ".safetensors")]
     found = {name: path for path in paths if fnmatch(name := path.name.lower().replace("_", "-"), pattern)}
