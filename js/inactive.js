@@ -57,7 +57,7 @@ const CHOICES = {
   },
 };
 
-/** Keep the inputs of `node` that have no effect grey; a wire that somebody draws to one counts, or it is said that it does not. */
+/** Keep the inputs of `node` that have no effect grey; a wire that is drawn to one counts, or the page says that it does not. */
 export function greyInactive(node) {
   const rule = RULES[node.comfyClass];
   if (!rule) return;
