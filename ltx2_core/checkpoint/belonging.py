@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from ..errors import LTX2Error, MissingFileError, SettingError
 from ..errors.files import named_path, visible_files
@@ -21,7 +21,17 @@ _NAMES_ENCODER = (2, 4)  # the version from which on headers do
 _log = logging.getLogger(__name__)
 
 
-class FollowsModel(Generic[Opened]):
+class ForOurNodes:
+    """What only LTX-2 nodes read, though others have sockets that take it; these are told so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            "Only LTX-2 nodes can read what a loader of LTX-2 has opened: for a node of ComfyUI, open the file with "
+            "ComfyUI's own loader, such as Load Latent Upscale Model."
+        )
+
+
+class FollowsModel(ForOurNodes, Generic[Opened]):
     """What goes with a model, of several files: opened as soon as the model is known, and kept for it."""
 
     def __init__(self, open_for: Callable[[Models], Opened]):

@@ -67,7 +67,7 @@ _ONLY_WITH = {
     "blend": ("blend-radius",),
     "as-prompt-needs": ("least-seconds", "most-seconds"),
     "upscale upscaler temporal-upscaler dub": ("upscale-adain-factor", "upscale-tone-map-compression"),
-    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhancer"),
+    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhance-system-prompt", "enhancer"),
     "refine": (
         "refine-sound", "refine-noise-scale", "refine-sigmas", "refine-guidance", "keep-references", "keep-keyframes",
         "tiles", "tile-overlap", "tile-frame-overlap", "tile-mode", "tile-positions", "detailing-lora",

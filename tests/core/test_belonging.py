@@ -44,6 +44,8 @@ def test_what_follows_the_model_is_opened_anew_for_another_model():
     follows = FollowsModel(lambda models: opened.append(models) or f"of {models}")
     assert [follows.of(models) for models in ("2.3", "2.3", "2.5", "2.3")] == ["of 2.3", "of 2.3", "of 2.5", "of 2.3"]
     assert opened == ["2.3", "2.5", "2.3"]
+    with pytest.raises(AttributeError, match="open the file with ComfyUI's own loader"):
+        _ = follows.load_device
 
 
 @pytest.mark.slow
