@@ -27,7 +27,7 @@ _FLOATS = {
 _COMPARISONS = {aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge}
 _IN_PLACE = {
     aten.sin_, aten.cos_, aten.gelu_, aten.silu_, aten.clamp_, aten.masked_fill_, aten.add_, aten.sub_, aten.mul_,
-    aten.div_, aten.addcmul_, aten.copy_,
+    aten.div_, aten.addcmul_, aten.copy_, aten.tanh_,
 }  # fmt: skip
 
 
@@ -241,6 +241,16 @@ def _upsample(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     return torch.empty(*x.shape[:2], *sizes, dtype=x.dtype, device="meta")
 
 
+def _shuffle(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """Channels that become pixels."""
+    x, factor = args
+    *others, channels, height, width = x.shape
+    if not x.is_contiguous():
+        return None
+    sizes = *others, channels // factor**2, height * factor, width * factor
+    return torch.empty(sizes, dtype=x.dtype, device="meta")
+
+
 _USUAL = {"stride": 1, "padding": 0, "dilation": 1}
 
 
@@ -277,10 +287,12 @@ def _reduced(shape: torch.Size, axes: Iterable[int], keeps: bool) -> list[int]:
 _RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | None]] = {
     aten.arange: _arange,
     aten.cat: _cat,
-    aten.empty_like: _empty_like,
+    **dict.fromkeys((aten.empty_like, aten.zeros_like), _empty_like),
     aten.index: _index,
+    aten.index_copy_: lambda args, kwargs: args[0],
     aten.conv_transpose1d: _transposed_convolution,
     aten.pad: _pad,
+    aten.pixel_shuffle: _shuffle,
     aten.stack: _stack,
     aten.upsample_nearest2d: _upsample,
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _convolution),

@@ -39,6 +39,8 @@ CASES = [
     (aten.__and__.Tensor, (FLAGS, x(3, 1, 5, dtype=torch.bool))), (aten.bitwise_not.default, (FLAGS,)),
     (aten.where.self, (x(4, 1, dtype=torch.bool), x(4, 5), x(5))), (aten.add_.Tensor, (x(4, 5), x(5))),
     (aten.addcmul.default, (x(4, 5), x(5), x(4, 1))), (aten.silu_.default, (SWAPPED,)),
+    (aten.zeros_like.default, (CUT,)), (aten.pixel_shuffle.default, (x(2, 12, 3, 5), 2)),
+    (aten.tanh_.default, (SWAPPED,)), (aten.index_copy_.default, (x(9, 4), 0, x(5, dtype=torch.int64), x(5, 4))),
     (aten.mm.default, (x(3, 4), x(4, 5))), (aten.matmul.default, (x(2, 3, 4), x(4, 5))),
     (aten.__rshift__.Scalar, (FLAGS.to(torch.uint8), 4)),
     (aten.linear.default, (x(2, 3, 4), x(5, 4), x(5))), (aten.linear.default, (SWAPPED, x(7, 5))),
@@ -135,7 +137,7 @@ def test_a_plan_does_not_import_the_compiler():
         "import sys; sys.path.append('tests'); from planned import plan; from ltx2_core.geometry import ClipShape;"
         "from ltx2_core.memory.machine import CARDS; from ltx2_core.pipeline.needs.blueprint import Blueprint;"
         "shape, card = ClipShape(1280, 704, 121, 24), CARDS['RTX 5090'];"
-        "kinds = (('2.0', 'bf16'), ('2.3', 'bf16'), ('2.3', 'fp8'), ('2.3', 'int8'));"
+        "kinds = (('2.0', 'bf16'), ('2.3', 'bf16'), ('2.3', 'fp8'), ('2.3', 'int8'), ('2.5', 'bf16'));"
         "[plan(Blueprint.of_version(*each), shape, card, ram=2**36) for each in kinds];"
         "sys.exit('torch._dynamo' in sys.modules or 'sympy' in sys.modules)"
     )
