@@ -193,7 +193,7 @@ class Seams:
     ):
         self._stage, self._frames, self._beside = stage, frames, beside
         self._lines = [(2, row) for row in rows] + [(3, column) for column in columns]
-        self._steps: list[Tensor] = [torch.zeros(())] * len(self._lines)  # (length, 2 * BESIDE + 1), of all frames
+        self._steps: list[Tensor] = [torch.zeros(())] * len(self._lines)  # (length, 2 * beside + 1), of all frames
         self._changes: list[Tensor] = []  # from each frame to the next
         self._last: Tensor | None = None
 

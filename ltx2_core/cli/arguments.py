@@ -14,7 +14,7 @@ from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.blend import Blending
 from ..conditioning.conditions import Condition, KeepAudio, KeepVideo
-from ..conditioning.sources import VideoSource
+from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
 from ..geometry import SPACE_SCALE, ClipShape, exact_fps, floor_frames, nearest_frames, nearest_size
@@ -67,7 +67,7 @@ _ONLY_WITH = {
     "blend": ("blend-radius",),
     "as-prompt-needs": ("least-seconds", "most-seconds"),
     "upscale upscaler temporal-upscaler dub": ("upscale-adain-factor", "upscale-tone-map-compression"),
-    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhancer"),
+    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhance-system-prompt", "enhancer"),
     "refine": (
         "refine-sound", "refine-noise-scale", "refine-sigmas", "refine-guidance", "keep-references", "keep-keyframes",
         "tiles", "tile-overlap", "tile-frame-overlap", "tile-mode", "tile-positions", "detailing-lora",
@@ -378,10 +378,7 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
         _log.info("%g s at %s fps: %s.", clip.seconds, options.fps or clip.fps, counted(frames, "frame"))
     if film is not None:
         return _fitted(clip, film, _step(options)), sources
-    heard = clip if clip.asked_frames else follow_given(clip, sources.sound, None)
-    if heard != clip and heard.frames:
-        _log.info("As long as the sound: %s at %g fps.", counted(heard.frames, "frame"), float(clip.fps))
-    return heard, sources
+    return clip if clip.asked_frames else _as_long_as(clip, sources.sound), sources
 
 
 def _step(options: argparse.Namespace) -> int:
@@ -394,6 +391,13 @@ def _streams(options: argparse.Namespace) -> str:
     if options.sound_only:
         return "sound only"
     return "picture only" if options.picture_only else "picture and sound"
+
+
+def _as_long_as(clip: ClipSettings, sound: AudioSource | None) -> ClipSettings:
+    heard = follow_given(clip, sound, None)
+    if heard != clip and heard.frames:
+        _log.info("As long as the sound: %s at %g fps.", counted(heard.frames, "frame"), float(clip.fps))
+    return heard
 
 
 def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:

@@ -83,10 +83,10 @@ def visible_files(folder: Path, *ends: str) -> list[Path]:
     return sorted(each for each in found if not each.name.startswith(".") and not os.path.isdir(each))
 
 
-def unfinished_beside(path: Path, begin: str, end: str) -> Path:
-    """Return the path of a file beside ``path`` that is to become it, whose name is ``begin`` and ``end``.
+def named_beside(path: Path, begin: str, end: str) -> Path:
+    """Return the path of a file beside ``path`` that belongs to it, whose name is ``begin`` and ``end``.
 
-    So much of ``begin`` is left out as a name that a file can have needs, if ``path`` has such a name.
+    The end of ``begin`` is left out as far as the name would be too long for a file, unless that of ``path`` is.
     """
     kept = os.fsencode(begin)
     if len(os.fsencode(path.name)) <= _LONGEST:

@@ -17,7 +17,7 @@ from ..checkpoint.files import TensorFile
 from ..checkpoint.loading import check_numbers
 from ..checkpoint.models import Models
 from ..checkpoint.prompt_cache import TEXT_COMPONENTS, prompt_cache
-from ..disk_cache import LIMIT_BYTES, DiskCache, fingerprint
+from ..disk_cache import LIMIT_BYTES, NOWHERE, DiskCache, fingerprint
 from ..errors import CheckpointError, SettingError
 from ..health import check_finite
 from ..latents import STREAMS
@@ -235,7 +235,7 @@ def _cache_behind(
 ) -> DiskCache:
     """The cache for what ``components`` make of prompts one after the other."""
     if not folder:
-        return DiskCache(None, "")
+        return NOWHERE
     dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, components)
     return prompt_cache(folder, engine.models, engine.encoder, dtype, components, changes, limit)
 

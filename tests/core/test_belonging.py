@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from ltx2_core import tiny
 from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.belonging import (
-    GEMMA,
     FollowsModel,
     check_own_part,
     check_text_encoder,
@@ -19,6 +18,7 @@ from ltx2_core.checkpoint.belonging import (
     find_text_encoder,
 )
 from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.models import BUILT_IN_GEMMA as GEMMA
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, find_upscaler
@@ -44,6 +44,8 @@ def test_what_follows_the_model_is_opened_anew_for_another_model():
     follows = FollowsModel(lambda models: opened.append(models) or f"of {models}")
     assert [follows.of(models) for models in ("2.3", "2.3", "2.5", "2.3")] == ["of 2.3", "of 2.3", "of 2.5", "of 2.3"]
     assert opened == ["2.3", "2.5", "2.3"]
+    with pytest.raises(AttributeError, match="open the file with ComfyUI's own loader"):
+        _ = follows.load_device
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ class LocalEngine(PlannedEngine):
     def _describe_gain(self, plan: Plan, rooms: list[Room]) -> list[str]:
         if self._processes is not None:
             return describe_sharing(plan, self.blueprint, rooms[0], self.load) if self._processes.rank == 0 else []
-        return describe_gain(plan, self.blueprint, rooms, self.load) if len(rooms) > 1 else []
+        return describe_gain(plan, self.blueprint, rooms, self.load)
 
     def _own_device(self, processes: Processes) -> torch.device:
         """The device of this one of several processes, whose heads are checked before anything is loaded."""
