@@ -87,6 +87,13 @@ _DIFFUSION_VAE = {
     },
 }
 
+# Of two stages with a block each: the published ones have 63 blocks, and the sound was half of a tiny clip's time.
+_VOCODER = {
+    "upsample_initial_channel": 16,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3, 5]],
+}
+
 _SIZES = {"layers": _LAYERS, "width": 32, "hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 16, "vocabulary": 512}
 _GEMMA: dict[str, EncoderConfig] = {
     "Gemma 3": GemmaConfig(**_SIZES, attention_scalar=16),
@@ -110,7 +117,9 @@ def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[s
     audio["model"]["params"]["ddconfig"] |= {"ch_mult": [1, 1, 1], "num_res_blocks": 0}
     vocoder = json.loads(json.dumps(known["vocoder"]))
     for part in [vocoder] if version == "2.0" else vocoder.values():
-        part["upsample_initial_channel"] = 64
+        first, *others = part["upsample_rates"]
+        rates = [first, math.prod(others)]
+        part |= _VOCODER | {"upsample_rates": rates, "upsample_kernel_sizes": [rate + 4 for rate in rates]}
     return {
         "transformer": REQUIRED
         | known["transformer"]
