@@ -143,7 +143,7 @@ class Bench:
             self.state = random_state(self.section, self.device)
         elif format in CASTS:
             self.network = self.store = None  # which makes room
-            for name in castable(self.state, format):
+            for name in castable(self.state):
                 for suffix, tensor in CASTS[format].quantize(self.state[name].to(self.device)).items():
                     self.state[f"{name.removesuffix('weight')}{suffix}"] = tensor.cpu()
         if format in CASTS or format == "bf16":

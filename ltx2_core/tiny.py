@@ -19,7 +19,7 @@ from .checkpoint.components import COMPONENTS
 from .checkpoint.files import TensorFile
 from .checkpoint.keys.text import DURATION_HEAD
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
-from .checkpoint.models import MINIATURE
+from .checkpoint.models import BUILT_IN_GEMMA
 from .checkpoint.text_encoder import EncoderKind, kind_titled
 from .checkpoint.versions import VERSIONS
 from .checkpoint.write import safetensors_layout, write_tensors
@@ -176,7 +176,7 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     about |= {} if model_type == "gemma3" else {"gemma_version": _TRAINING}
     (whole / "config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(MINIATURE / "gemma-mini" / name, whole / name)
+        shutil.copy(BUILT_IN_GEMMA / name, whole / name)
     single = folder / "gemma-tiny.safetensors"
     # ComfyUI's single files have the names without "language_model." and the tokenizer among the weights.
     packed = {"gemma3": ("spiece_model", "tokenizer.model")}.get(model_type, ("tokenizer_json", "tokenizer.json"))
