@@ -479,7 +479,7 @@ def test_a_file_that_the_official_package_writes(tmp_path, type):
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in ours.state_dict().items())
 
 
-CLIP = {"prompt": "a green ball bounces twice on the left", "seed": 3}
+CLIP = {"prompt": "a green ball bounces twice on the left", "seed": 3, "steps": 8}  # as far from exact as with 20
 
 
 @pytest.fixture(scope="module")

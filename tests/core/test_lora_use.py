@@ -23,13 +23,21 @@ from ltx2_core.lora.stack import for_component, text_identity
 from ltx2_core.lora.strengths import parse_blocks, parse_schedule
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
-from ltx2_core.memory.unit import Changes
-from ltx2_core.pipeline.engines.prepare import joined
+from ltx2_core.memory.unit import UNCHANGED, Changes
+from ltx2_core.pipeline.engines.prepare import Prepared, adapters_of, joined
+from ltx2_core.pipeline.stage import TRANSFORMER
 from ltx2_core.sampling import Guidance
 from ltx2_core.settings import check_limits
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance(), "cache": False}
 SMALL |= {"device": "cpu"}
+
+
+def test_nothing_stands_beside_a_network_without_loras():
+    """Then nobody looks through its names, of which a clip would do so for each network at each use."""
+    network = nn.Linear(2, 2)
+    adapters = adapters_of([network], TRANSFORMER, (), torch.device("cpu"))
+    assert adapters == () and Prepared((network,), Store(network, "cpu"), adapters).changes is UNCHANGED
 
 
 @pytest.fixture

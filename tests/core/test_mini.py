@@ -83,6 +83,7 @@ def height_of_ball(pictures: np.ndarray, colour: str) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unheard")
 @torch.inference_mode()
 @pytest.mark.parametrize(("frame", "count"), [(8, 17), (16, 9)])
 def test_pictures_in_mid_clip_are_shown_at_their_frames(frame, count):
