@@ -324,6 +324,7 @@ class Strip {
     const act = new AbortController();
     const finish = (commit) => {
       act.abort();
+      if (!commit) this.show(); // as it was
       if (!commit || !this.content[lane]) return;
       const moved = this.content[lane][number];
       if (JSON.stringify(moved) !== JSON.stringify(before)) this.write(this.content);

@@ -12,12 +12,13 @@ from ltx2_core.checkpoint.upscaler import build_upscaler
 from ltx2_core.memory.placement import UNLIMITED
 from ltx2_core.pipeline.needs.blueprint import blueprint_of
 from ltx2_core.pipeline.stage import TRANSFORMER, Events, Load, Networks
+from ltx2_core.settings import Resources
 
 
 class FakeEngine:
     """The Engine protocol, as small as it can be."""
 
-    loras = ()
+    loras, resources = (), Resources()
 
     def __init__(self, models: Models, events: Events = Events()):
         self.models, self.events = models, events

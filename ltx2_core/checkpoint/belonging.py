@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
 from ..errors import LTX2Error, MissingFileError, SettingError
-from ..errors.files import visible_files
+from ..errors.files import named_path, visible_files
 from ..errors.foreign import Fields, parse_json
-from .models import MINIATURE, Models
+from .models import BUILT_IN_GEMMA, MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
 from .versions import VERSIONS, version_numbers
-
-GEMMA = MINIATURE / "gemma-mini"
 
 Opened = TypeVar("Opened")
 
@@ -175,7 +173,7 @@ def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
         MissingFileError: If none of them gives what the model reads; it says what is wrong with the first.
     """
     if models.is_miniature:
-        return GEMMA
+        return BUILT_IN_GEMMA
     reasons = []
     for path in [*([] if models.text_encoder is None else [models.text_encoder]), *paths]:
         try:
@@ -207,7 +205,7 @@ def find_by_name(
         MissingFileError: If there is none.
     """
     beside = models.source("transformer").file.path.parent
-    place = "the model folders" if paths is not None else str(beside)
+    place = "the model folders" if paths is not None else str(named_path(beside))
     if paths is None:
         paths = [path for folder in (".", *folders) for path in visible_files(beside / folder, ".safetensors")]
     found = {name: path for path in paths if fnmatch(name := path.name.lower().replace("_", "-"), pattern)}

@@ -275,7 +275,7 @@ class ReferenceVideo(Checked):
         if self.mirrors:
             return Placement.mirrored(self.video.size(), (width, height))
         if self.outpaint == OFF:
-            return Placement.whole(width, height)
+            return Placement(width, height)
         return Placement.of(self.video.size(), (width, height), self.outpaint, self.margin)
 
     def _hole(self, frames: int, place: Placement) -> Tensor | None:

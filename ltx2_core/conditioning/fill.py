@@ -38,11 +38,6 @@ class Placement:
     mirrors: bool = False
 
     @classmethod
-    def whole(cls, width: int, height: int) -> "Placement":
-        """Return that of a reference that covers the picture."""
-        return cls(width, height)
-
-    @classmethod
     def of(cls, size: tuple[int, int], within: tuple[int, int], place: str, margin: float) -> "Placement":
         """Return that of a reference that is seen whole.
 

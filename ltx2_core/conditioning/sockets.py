@@ -128,7 +128,7 @@ def _mask(each: Any, value: object) -> Tensor:
 
 
 def _sound(each: Any, value: Any) -> object:
-    parts: Any = value if _is_mapping(value) else {}
+    parts: Any = value if isinstance(value, Mapping) else {}
     waveform, rate = parts.get("waveform"), parts.get("sample_rate")
     if not _has_numbers(waveform) or waveform.ndim != 3 or not waveform.is_floating_point():
         raise wrong(each.id, value if waveform is None else waveform, f"{WORDS['AUDIO']} (clips, channels, samples)")
@@ -145,7 +145,7 @@ def _video(each: Any, value: object) -> object:
 
 
 def _latent(each: Any, value: Any) -> object:
-    samples = value.get("samples") if _is_mapping(value) else None
+    samples = value.get("samples") if isinstance(value, Mapping) else None
     if not _streams(samples) or not all(map(_has_numbers, _streams(samples))):
         raise wrong(each.id, value, WORDS["LATENT"])
     mask = value.get("noise_mask")
@@ -171,7 +171,7 @@ def _is_noise_mask(part: object) -> bool:
 def _conditioning(each: Any, value: object) -> object:
     pairs: Sequence[Any] = value if isinstance(value, Sequence) and value and not isinstance(value, str) else [None]
     for pair in pairs:
-        fits = isinstance(pair, Sequence) and len(pair) == 2 and _is_mapping(pair[1])
+        fits = isinstance(pair, Sequence) and len(pair) == 2 and isinstance(pair[1], Mapping)
         if not fits or not _has_numbers(pair[0]) or pair[0].ndim != 3 or not pair[0].numel():
             raise wrong(each.id, value, WORDS["CONDITIONING"])
         check_values(each.id, pair[0])
@@ -255,7 +255,3 @@ def _short(value: object) -> str:
 def _has_numbers(value: object) -> TypeGuard[Tensor]:
     """Whether it is a tensor with real numbers of its own; one of a mere shape, or a sparse one, has none."""
     return isinstance(value, Tensor) and not (value.is_meta or value.is_complex() or value.layout != torch.strided)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)

@@ -248,14 +248,12 @@ def _character(entry: CharacterAt, find: Callable[[str], Path]) -> Character:
     """One with a picture where the file is one, else with a voice alone."""
     path = find(entry.file)
     voices = [find(entry.voice)] if entry.voice else []
-    if is_picture := probe(path).size is not None:
-        picture = read_picture(path)
-    else:
-        voices.append(path)
+    is_picture = probe(path).size is not None
+    voices += [] if is_picture else [path]
     if len(voices) > 1:
         raise SettingError(f"{entry.file} is a voice, and {entry.voice} is one, too: give a character one of them.")
     heard = AudioSource.of(voices[0]) if voices else None
-    return Character(picture if is_picture else None, heard, entry.way, entry.strength)
+    return Character(read_picture(path) if is_picture else None, heard, entry.way, entry.strength)
 
 
 def _lane(name: str, entries: object) -> tuple[Any, ...]:

@@ -177,5 +177,5 @@ def _point(name: str, content: Any) -> tuple[float, float]:
 
 def _kind(content: Any) -> str:
     """What JSON calls a value of this kind."""
-    kinds = {dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(content), "a list" if isinstance(content, list) else "a number")
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(content), "a number")

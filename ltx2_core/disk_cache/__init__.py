@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..errors.files import replace_file, unfinished_beside, writing
+from ..errors.files import named_beside, replace_file, writing
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
@@ -161,6 +161,9 @@ class DiskCache:
         return fingerprint(self.identity, key.strip(), dict(sorted(tensors.items())))
 
 
+NOWHERE = DiskCache(None, "")  # keeps nothing
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write the whole file or none of it, as ``complete_file``."""
     with complete_file(path) as file:
@@ -177,7 +180,7 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UnreadableFileError: The disk refuses; errors of this kind are not those of reading.
     """
-    partial = unfinished_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
+    partial = named_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(path)
@@ -228,7 +231,7 @@ def _written(value: Any) -> str:
         return f"mapping {fingerprint(*value.keys(), *value.values())}"
     if isinstance(value, Set):
         return f"set {sorted(map(fingerprint, value))}"
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, Sequence):
         return f"sequence {fingerprint(*value)}"
     if isinstance(value, Identified):
         return f"{type(value).__name__} {fingerprint(value.identity)}"

@@ -74,18 +74,19 @@ def named_path(path: Path) -> Path:
 
 
 def visible_files(folder: Path, *ends: str) -> list[Path]:
-    """List what lies in ``folder`` under names that end so, large and small letters alike, in their order.
+    """List the files in ``folder`` whose names end so, large and small letters alike, in their order.
 
-    Hidden files are left out: macOS puts one beside each file that it writes on a foreign disk.
+    Hidden ones are left out: macOS puts one beside each file that it writes on a foreign disk. So are folders of such a
+    name, as downloads make them; links to nothing are not, so that they can be told.
     """
     found = (each for each in folder.glob("*") if each.name.lower().endswith(ends))
-    return sorted(each for each in found if not each.name.startswith("."))
+    return sorted(each for each in found if not each.name.startswith(".") and not os.path.isdir(each))
 
 
-def unfinished_beside(path: Path, begin: str, end: str) -> Path:
-    """Return the path of a file beside ``path`` that is to become it, whose name is ``begin`` and ``end``.
+def named_beside(path: Path, begin: str, end: str) -> Path:
+    """Return the path of a file beside ``path`` that belongs to it, whose name is ``begin`` and ``end``.
 
-    So much of ``begin`` is left out as a name that a file can have needs, if ``path`` has such a name.
+    The end of ``begin`` is left out as far as the name would be too long for a file, unless that of ``path`` is.
     """
     kept = os.fsencode(begin)
     if len(os.fsencode(path.name)) <= _LONGEST:

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
-from ..errors.files import NOT_ON_WINDOWS, is_refused, not_written, replace_file, unfinished_beside, writing
+from ..errors.files import NOT_ON_WINDOWS, is_refused, named_beside, not_written, replace_file, writing
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -406,7 +406,7 @@ def clear_unfinished(target: Path) -> None:
 
 
 def _beside(target: Path, mark: str) -> Path:
-    return unfinished_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
+    return named_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ second the first time, to import it. So what most operations make is derived her
 """
 
 from collections.abc import Callable, Hashable, Iterable
+from functools import reduce
 from itertools import zip_longest
 from typing import Any
 
@@ -16,22 +17,26 @@ aten = torch.ops.aten
 
 _REMEMBERED = 10_000  # results
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 # One number comes out for each that goes in. Of whole numbers, only the first make whole numbers.
-_WHOLE = {aten.add, aten.sub, aten.mul, aten.neg, aten.__and__, aten.__xor__, aten.bitwise_not,
-          aten.__rshift__}  # fmt: skip
+_WHOLE = {
+    aten.add, aten.sub, aten.rsub, aten.mul, aten.neg, aten.abs, aten.__and__, aten.__xor__, aten.bitwise_not,
+    aten.__rshift__,
+}  # fmt: skip
 _FLOATS = {
     aten.div, aten.square, aten.rsqrt, aten.sqrt, aten.exp, aten.log, aten.sin, aten.cos, aten.tanh, aten.gelu,
     aten.leaky_relu, aten.hardtanh, aten.clamp, aten.erfinv, aten.masked_fill,
-    aten.silu, aten.sigmoid, aten.addcmul, aten.pow,
+    aten.silu, aten.sigmoid, aten.addcmul, aten.lerp, aten.pow,
 }  # fmt: skip
 _COMPARISONS = {aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge}
 _IN_PLACE = {
     aten.sin_, aten.cos_, aten.gelu_, aten.silu_, aten.clamp_, aten.masked_fill_, aten.add_, aten.sub_, aten.mul_,
-    aten.div_, aten.addcmul_, aten.copy_,
+    aten.div_, aten.addcmul_, aten.copy_, aten.relu_, aten.tanh_,
 }  # fmt: skip
 
 
-def derive(operation: OpOverload, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+def derive(operation: OpOverload, args: tuple, kwargs: dict[str, Any]) -> Tensor | tuple[Tensor, Tensor] | None:
     """Return what ``operation`` makes of tensors on the meta device; None where nothing here knows it."""
     kind = operation.overloadpacket
     if rule := _RULES.get(kind):
@@ -87,10 +92,10 @@ def _compare(axis: int, other: int, strides: list[tuple[int, ...]], shape: tuple
 
 
 def _common_dtype(args: tuple, whole: bool) -> torch.dtype | None:
-    """What two numbers, in tensors or not, or those of one tensor are promoted to; None where that is not plain."""
+    """What the numbers of tensors, or of one tensor and another number, are promoted to; None if that is not plain."""
     given = tensors_in(args)
     if len(given) > 2:
-        return given[0].dtype if len({tensor.dtype for tensor in given}) == 1 else None
+        return reduce(torch.promote_types, [each.dtype for each in given]) if all(each.ndim for each in given) else None
     other = given[1] if len(given) == 2 else next((each for each in args if isinstance(each, (int, float))), given[0])
     dtype = torch.result_type(given[0], other)
     return dtype if dtype.is_floating_point or whole else None
@@ -154,13 +159,29 @@ def _arange(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
 def _cat(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     tensors, axis = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
     alike = len({(each.dtype, each.ndim) for each in tensors}) == 1
-    if not alike or not all(each.is_contiguous() or 0 in each.stride() for each in tensors):
+    layouts = {_layout(each) for each in tensors}
+    if not alike or None in layouts:
         return None
     sizes = [set(each) for each in zip(*(tensor.shape for tensor in tensors))]
     sizes[axis] = {sum(tensor.shape[axis] for tensor in tensors)}
     if max(map(len, sizes)) > 1:
         return None
-    return torch.empty([size for (size,) in sizes], dtype=tensors[0].dtype, device="meta")
+    layout = layouts.pop() if len(layouts) == 1 else torch.contiguous_format
+    return torch.empty([size for (size,) in sizes], dtype=tensors[0].dtype, device="meta", memory_format=layout)
+
+
+def _layout(tensor: Tensor) -> torch.memory_format | None:
+    """In which of the usual orders the axes of a tensor follow one another in memory, gaps or not; None for others."""
+    if 0 in tensor.stride() or _falls(tensor, range(tensor.ndim)):
+        return torch.contiguous_format
+    last = _CHANNELS_LAST.get(tensor.ndim)
+    return last if last is not None and _falls(tensor, (0, *range(2, tensor.ndim), 1)) else None
+
+
+def _falls(tensor: Tensor, axes: Iterable[int]) -> bool:
+    """Whether each of these axes moves slower than the next one; those of length 1 do not count."""
+    strides = [tensor.stride(axis) for axis in axes if tensor.shape[axis] > 1]
+    return strides == sorted(strides, reverse=True)
 
 
 def _empty_like(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -175,6 +196,13 @@ def _index(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     if len(indices) != 1 or indices[0] is None or indices[0].dtype not in (torch.int32, torch.int64):
         return None
     return torch.empty(*indices[0].shape, *x.shape[1:], dtype=x.dtype, device="meta")
+
+
+def _index_copy(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """Rows along an axis that are written in place."""
+    x, axis, index, rows = args
+    sizes = [len(index) if each == axis % x.ndim else size for each, size in enumerate(x.shape)]
+    return x if list(rows.shape) == sizes and rows.dtype == x.dtype else None
 
 
 def _stack(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -196,7 +224,7 @@ def _convolution(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     sizes = _convolved(x.shape[2:], weight.shape[2:], named)
     if min(sizes) < 1:
         return None
-    order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    order = _CHANNELS_LAST.get(x.ndim)
     if order is None or x.is_contiguous() or not x.is_contiguous(memory_format=order):
         order = torch.contiguous_format
     return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta", memory_format=order)
@@ -241,6 +269,15 @@ def _upsample(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     return torch.empty(*x.shape[:2], *sizes, dtype=x.dtype, device="meta")
 
 
+def _pixel_shuffle(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """Channels that become cells."""
+    x, up = args
+    channels, height, width = x.shape[-3:]
+    if channels % up**2 or not x.is_contiguous():
+        return None
+    return torch.empty(*x.shape[:-3], channels // up**2, height * up, width * up, dtype=x.dtype, device="meta")
+
+
 _USUAL = {"stride": 1, "padding": 0, "dilation": 1}
 
 
@@ -269,18 +306,26 @@ def _reduction(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     return torch.empty(_reduced(x.shape, axes, keeps), dtype=dtype, device="meta")
 
 
+def _moments(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """A variance, or a deviation, and the mean."""
+    mean = _reduction(args, kwargs)
+    return None if mean is None else (torch.empty(mean.shape, dtype=mean.dtype, device="meta"), mean)
+
+
 def _reduced(shape: torch.Size, axes: Iterable[int], keeps: bool) -> list[int]:
     gone = {axis % len(shape) for axis in axes}
     return [1 if axis in gone else size for axis, size in enumerate(shape) if keeps or axis not in gone]
 
 
-_RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | None]] = {
+_RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | tuple[Tensor, Tensor] | None]] = {
     aten.arange: _arange,
     aten.cat: _cat,
-    aten.empty_like: _empty_like,
+    **dict.fromkeys((aten.clone, aten.empty_like, aten.zeros_like), _empty_like),
     aten.index: _index,
+    aten.index_copy_: _index_copy,
     aten.conv_transpose1d: _transposed_convolution,
     aten.pad: _pad,
+    aten.pixel_shuffle: _pixel_shuffle,
     aten.stack: _stack,
     aten.upsample_nearest2d: _upsample,
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _convolution),
@@ -293,6 +338,7 @@ _RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | None]] = {
     aten.layer_norm: _norm,
     aten.scaled_dot_product_attention: _attention,
     **dict.fromkeys((aten.mean, aten.sum, aten.amax, aten.amin, aten.linalg_vector_norm), _reduction),
+    **dict.fromkeys((aten.var_mean, aten.std_mean), _moments),
 }
 _POINTWISE = _WHOLE | _FLOATS | _COMPARISONS | _IN_PLACE
 

@@ -68,7 +68,7 @@ class StageNeed:
 
     def with_inputs(self, nbytes: int) -> "StageNeed":
         """Return the need with ``nbytes`` more lying on the device."""
-        return replace(self, input_bytes=self.input_bytes + nbytes) if nbytes else self
+        return replace(self, input_bytes=self.input_bytes + nbytes)
 
 
 @dataclass(frozen=True)

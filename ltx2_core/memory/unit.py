@@ -150,7 +150,6 @@ class Unit:
         self.homes = [tensor.data for tensor in self.tensors]
         self._parts = [file_part(home, self.files) for home in self.homes]
         self._lay_out()
-        self._count()
 
     @property
     def source(self) -> "Unit":
@@ -180,23 +179,20 @@ class Unit:
         self.passing = self._companion([each for name in names for each in changes.read.get(name, ())])
         self.beside = self._companion([each for name in names for each in changes.beside.get(name, ())])
         self._lay_out()
-        self._count()
-
-    def _count(self) -> None:
-        """Plans ask for these sizes in every turn of a ring."""
-        self.sent_bytes = sum(each.nbytes for each in self.company)
-        self.kept_bytes = self.sent_bytes - (self.passing.nbytes if self.passing else 0)
 
     def _companion(self, tensors: list[Tensor]) -> "Unit | None":
         return Unit(tensors, mapped_files(), self.arrival) if tensors else None
 
     def _lay_out(self) -> None:
+        """Find what is in the span, and where; and sum up sizes, which plans ask for in every turn of a ring."""
         stored = [home.dtype for home in self.homes]
         self.dtypes = [self.arrival.conversions.get(dtype, dtype) for dtype in stored]
         if self.arrival.in_place:
             self._leave_in_place(stored)
         self._sizes = [dtype.itemsize * home.numel() if dtype else 0 for dtype, home in zip(self.dtypes, self.homes)]
         *self.offsets, self.nbytes = itertools.accumulate(map(aligned, self._sizes), initial=0)
+        self.sent_bytes = sum(each.nbytes for each in self.company)
+        self.kept_bytes = self.sent_bytes - (self.passing.nbytes if self.passing else 0)
 
     def _leave_in_place(self, stored: Sequence[torch.dtype]) -> None:
         """Take out of the span what a device uses where it lies, if some of it has to be converted."""

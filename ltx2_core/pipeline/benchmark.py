@@ -5,6 +5,7 @@ parts run once until their weights are where they work, then twice more, and the
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from ..disk_cache import write_atomically
-from ..errors import CheckpointError, counted
+from ..errors import CheckpointError, UnreadableFileError, counted
 from ..errors.foreign import parse_json
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty
@@ -40,6 +41,8 @@ SLOWER = 1.1  # times as long as before: less is noise
 MOST_KEPT = 200  # timings in the file
 
 Clock = Callable[[], float]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,13 +144,16 @@ def _script(blueprint: Blueprint) -> Script:
 def remember(timing: Timing, path: Path | None) -> list[Timing]:
     """Keep ``timing`` in a file, and return those that were there before and compare with it, oldest first.
 
-    A file that is damaged is begun anew. ``path`` None keeps nothing.
+    A file that is damaged is begun anew; one that cannot be written is logged. ``path`` None keeps nothing.
     """
     if path is None:
         return []
     known = _read(path)
     kept = [asdict(each) for each in (*known, timing)][-MOST_KEPT:]
-    write_atomically(path, json.dumps({"timings": kept}, indent=1).encode())
+    try:
+        write_atomically(path, json.dumps({"timings": kept}, indent=1).encode())
+    except UnreadableFileError as error:
+        _log.warning("This timing is not kept for the next update: %s", error)
     return [each for each in known if timing.compares_with(each)]
 
 

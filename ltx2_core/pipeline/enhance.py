@@ -83,8 +83,8 @@ class WritePrompt(Stage):
         kept = 2 * (LONGEST_CHAT + self.longest) * keys * itemsize  # and as many values
         numbers = sum(map(math.prod, shapes.values()))
         peak = max(visible + max(feeding, attending), table)
-        cost = Cost(peak=peak, products=2 * numbers, moved=itemsize * numbers)
-        return StageNeed(self.name, blueprint.weights("text_encoder"), cost, kept, runs=self.longest)
+        token = Cost(peak=peak, products=2 * numbers, moved=itemsize * numbers)
+        return StageNeed(self.name, blueprint.weights("text_encoder"), token, kept, runs=self.longest)
 
     def run(self, engine: Engine, prompt: str, settings: Enhancing, seen: Tensor | None = None) -> str:
         """Return the answer, of which ``events.on_words`` gets what is written so far.

@@ -14,7 +14,7 @@ from ..conditioning import AVState, LatentCondition, State, apply_conditions
 from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError, counted
 from ..latents import AVLatent
-from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
+from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows, slice_window
 from ..text import Contexts, relay_prompts
 from .stage import LatentSize
 
@@ -87,7 +87,7 @@ class Script:
         return held[0][1]
 
     def unread(self, windows: Sequence[Window], transition: float = 0.0) -> list[str]:
-        """Say which prompts none of ``windows`` reads; a text that is read from another moment on is."""
+        """Say which prompts none of ``windows`` reads; the same text read elsewhere counts for it."""
         read = {id(contexts) for window in windows for _, contexts in self._held(window, transition)}
         return [
             f"The prompt from {start:g} s on is not read: a window has the one that holds in the middle of what is new "
@@ -128,11 +128,12 @@ def sample_long(
     conditions: Sequence[LatentCondition],
     windows: Sequence[Window],
     windowing: Windowing,
-    cache: DiskCache | None,
+    cache: DiskCache,
 ) -> AVLatent:
     """Sample a clip window by window, each with the prompt of its segment.
 
-    Finished windows are kept, and taken from there if everything that they depend on is the same.
+    Finished windows are kept, and found again by all that they depend on: their number, from which their seed follows,
+    what they read, and what they begin with and are given.
 
     Args:
         sample_window: samples one window, on the device of ``latent``.
@@ -142,42 +143,32 @@ def sample_long(
         conditions: what is given in the whole clip.
         windows: in the order in which they are sampled.
         windowing: how they are joined.
-        cache: where finished windows are kept; None keeps none.
+        cache: where finished windows are kept.
     """
     whole = apply_conditions(latent, fps, conditions)
     for sentence in script.unread(windows, windowing.transition):
         _log.warning(sentence)
 
-    def conditions_of(window: Window, items: Sequence[LatentCondition] = ()) -> list[LatentCondition]:
-        return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams().items())]
-
     def sample_one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), whole)
-        given = conditions_of(window, items)
-        if apply_conditions(begin, window.fps, given).is_given:
+        given = [*items, *_within(whole, window)]
+        state, contexts = apply_conditions(begin, window.fps, given), script.of_window(window, windowing.transition)
+        if state.is_given:
             return begin.map(Tensor.contiguous)
-        return sample_window(begin, script.of_window(window, windowing.transition), given, window.number)
+        key = fingerprint(window.number, contexts, state)
+        if (kept := cache.find(key)) is not None:
+            return AVLatent(kept.get("video"), kept.get("audio"))
+        made = sample_window(begin, contexts, given, window.number)
+        cache.keep(key, **made.streams())
+        return made
 
-    def settings(window: Window) -> str:
-        begin = slice_window(clean, window)
-        state = apply_conditions(begin, window.fps, conditions_of(window))
-        return fingerprint(fingerprint(script.of_window(window, windowing.transition)), state)
-
-    clean = whole.map(lambda state: state.unpacked(state.clean))
     return sample_windows(
         sample_one,
-        clean,
+        whole.map(lambda state: state.unpacked(state.clean)),
         windows,
         overlap_strength=windowing.overlap_strength,
         drift_control=windowing.drift_control,
-        store=cache,
-        settings=settings,
     )
-
-
-def slice_window(latent: AVLatent, window: Window) -> AVLatent:
-    """Return the part of a clip's ``latent`` that belongs to ``window``."""
-    return latent.map(lambda x, span: x[:, :, span.start : span.stop], window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +203,11 @@ class WithinWindow:
         )
 
 
+def _within(whole: AVState, window: Window) -> list[LatentCondition]:
+    """What is given in a whole clip, as it is given in a window."""
+    return [WithinWindow(name, state, window) for name, state in whole.streams().items()]
+
+
 def sampled_size(state: AVState, windows: Sequence[Window]) -> LatentSize:
     """Return the largest latent that is sampled at once: the whole clip where there are no ``windows``."""
     if not windows:
@@ -219,8 +215,8 @@ def sampled_size(state: AVState, windows: Sequence[Window]) -> LatentSize:
     clean = state.map(lambda each: each.unpacked(each.clean))
     sizes = []
     for window in windows:
-        items = [WithinWindow(name, each, window) for name, each in state.streams().items()]
-        sizes.append(_size_of(apply_conditions(slice_window(clean, window), window.fps, items)))
+        given = _within(state, window)
+        sizes.append(_size_of(apply_conditions(slice_window(clean, window), window.fps, given)))
     return max(sizes, key=lambda size: sum(count or 0 for count in size.tokens))
 
 

@@ -54,7 +54,9 @@ class Plan:
         return self.room.machine
 
     def as_limits(self, vram: int | None, ram: int | None) -> "Plan":
-        """Return it with a user's own limits for its room: what was free just now may be less than what is later on.
+        """Return the plan as limits for later runs: its room is all that the machine has, within the user's limits.
+
+        What was free while it was made may be less than what is free then.
 
         Args:
             vram: bytes of the device that may be taken; None for all of them.

@@ -102,14 +102,9 @@ def widen(engine: EngineT, stage: Stage, error: NotANumberError) -> EngineT:
     if dtype == torch.float32 or error.in_file:
         raise error
     narrow = str(dtype).removeprefix("torch.")
-    engine.events.report_findings(
-        [
-            Finding(
-                f"the stage {stage.name}",
-                f"what came out in {narrow} was not a number",
-                "it is made once more in float32, which takes longer, and nothing else is made again. Choose bf16 or "
-                "fp32 as precision to save the first try.",
-            )
-        ]
+    again = (
+        "it is made once more in float32, which takes longer, and nothing else is made again. Choose bf16 or fp32 as "
+        "precision to save the first try."
     )
+    engine.events.on_finding(Finding(f"the stage {stage.name}", f"what came out in {narrow} was not a number", again))
     return engine.in_float32(stage.networks)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import latents
 from ..conditioning import AVState, LatentCondition, State, apply_conditions, seed_slots
 from ..conditioning.state import WORDS
-from ..disk_cache import DiskCache, fingerprint
+from ..disk_cache import NOWHERE, DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
@@ -419,7 +419,7 @@ class Sample(Stage):
         script: Script,
         conditions: Sequence[LatentCondition] = (),
         *,
-        cache: DiskCache | None = None,
+        cache: DiskCache = NOWHERE,
         last: Step | None = None,
     ) -> AVLatent:
         """Return the sampled latent, where the transformer is.
@@ -430,7 +430,7 @@ class Sample(Stage):
             fps: frames per second.
             script: contexts of the prompts.
             conditions: what is given.
-            cache: where finished windows are kept; None keeps none.
+            cache: where finished windows are kept.
             last: the last step of an earlier call that this one continues.
         """
         script.check_batch(latent)
@@ -461,7 +461,7 @@ class Sample(Stage):
                     begin: AVLatent, contexts: Contexts, given: Sequence[LatentCondition], number: int
                 ) -> AVLatent:
                     here = replace(inputs, latent=begin, contexts=contexts, conditions=given)
-                    return stage.window(engine, network, here, number)
+                    return stage._sample(engine, network, here, number)
 
                 result = sample_long(
                     sample_window, inputs.latent, fps, script, conditions, self.windows, self.windowing, cache
@@ -476,26 +476,21 @@ class Sample(Stage):
         They can be used again as long as nothing else has changed than the prompts of other windows.
 
         Args:
-            engine: whose files and LoRAs the windows depend on.
+            engine: whose files, LoRAs and attention the windows depend on.
             folder: None keeps nothing.
             negative: contexts of the negative prompt, if anything asks for one.
         """
         loras = stack_identity(engine.loras if self.loras is None else self.loras)
         wanted = negative if self.sampling.needs_negative else None
         weights = engine.models.files, engine.blueprint.title, engine.dtype(TRANSFORMER)
-        return DiskCache(folder, fingerprint(weights, self.sampling, loras, wanted), "window")
-
-    def window(self, engine: Engine, network: Network, inputs: SampleInputs, number: int) -> AVLatent:
-        """Sample window ``number``, with a seed of its own."""
-        stage = replace(self, sampling=replace(self.sampling, window=number))
-        return stage._sample(engine, network, inputs, number)
+        how = engine.resources.attention, engine.resources.fold_loras
+        return DiskCache(folder, fingerprint(weights, how, self.sampling, loras, wanted), "window")
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
-        steps = self.sampling.steps
+        """Sample window ``number``, with a seed of its own; a clip without windows is the first of them."""
+        sampling, steps = replace(self.sampling, window=number), self.sampling.steps
         hooks = hooks_of(engine, self.name, number * steps, len(self.windows) * steps)
-        return sample(
-            network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text, self.most_passes
-        )
+        return sample(network, inputs, sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text, self.most_passes)
 
 
 def hooks_of(engine: Engine, name: str, before: int = 0, everything: int = 0) -> Hooks:

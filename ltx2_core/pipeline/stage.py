@@ -15,11 +15,11 @@ from ..checkpoint.encoder_alone import VISION
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..errors import Finding
 from ..geometry import ClipShape
-from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.machine import Machine
 from ..memory.placement import SMALLER, Placement, Room, StageNeed
 from ..sampling import Step
+from ..settings import Resources
 from ..text import Connector, TextEncoder, TextFeatures, Tokenizer, VisionEncoder
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
@@ -111,17 +111,6 @@ class LatentSize:
         """Measure one clip with both streams."""
         return cls(shape.video_latent, shape.audio_latents)
 
-    @classmethod
-    def of_latent(cls, latent: AVLatent) -> "LatentSize":
-        """Measure a latent whose streams have the shapes (B, C, F, H, W) and (B, C, T, M)."""
-        video, audio = latent.video, latent.audio
-        (batch,) = {len(x) for x in latent.streams().values()}
-        return cls(
-            None if video is None else (video.shape[2], video.shape[3], video.shape[4]),
-            None if audio is None else audio.shape[2],
-            batch,
-        )
-
     @property
     def tokens(self) -> tuple[int | None, int | None]:
         """Tokens of each stream, appended ones included."""
@@ -165,10 +154,10 @@ class Events:
 
 
 class Load:
-    """What comes with the weights of stages; here nothing."""
+    """What LoRAs, CUDA graphs and the like add to the needs of stages; here nothing."""
 
     def __call__(self, stage: "Stage", need: StageNeed) -> StageNeed:
-        """Return the need of a stage with what comes with its weights."""
+        """Return the need of a stage with its LoRAs."""
         return need
 
     def remarks(self, stage: "Stage", machine: Machine) -> Sequence[str]:
@@ -282,6 +271,7 @@ class Engine(Protocol):
     models: Models
     events: Events
     loras: Stack  # that every network gets, unless a stage has others
+    resources: Resources  # with which attention the transformer computes, and how LoRAs act
 
     @property
     def encoder(self) -> TextEncoderFiles:
@@ -313,7 +303,7 @@ class Engine(Protocol):
 
     @property
     def load(self) -> Load:
-        """What the LoRAs add to the needs of stages."""
+        """What LoRAs and CUDA graphs add to the needs of stages."""
 
     def clear_ram(self, nbytes: int) -> None:
         """Let weights that rest in RAM make room for ``nbytes`` of frames."""

@@ -160,11 +160,11 @@ def _second_stage(request: CompleteRequest, ahead: ConditionSizes, final: Condit
 
 def _upscalers(request: CompleteRequest, engine: Engine, keyframes: int) -> Iterator[Upscale]:
     shape = request.shape
-    for file in request.second.enlarging:
-        key = upscaler_key(file)
-        batch = request.request.clip.batch_size
-        size, tones = shape.video_latent, request.second.tones
-        yield Upscale(key, file.config, size, engine.dtype(key), batch, keyframes, tones=tones)
+    batch, tones, files = request.request.clip.batch_size, request.second.tones, request.second.enlarging
+    for index, file in enumerate(files):
+        key, size = upscaler_key(file), shape.video_latent
+        number = 1 + sum(each.config.enlarges == file.config.enlarges for each in files[:index])
+        yield Upscale(key, file.config, size, engine.dtype(key), batch, keyframes, number, tones)
         shape = file.config.upscaled_shape(shape)
 
 
@@ -178,8 +178,9 @@ def _rounds(request: CompleteRequest, engine: Engine, ahead: ConditionSizes, fin
         shape, frames = file.config.upscaled_shape(shape), tuple(2 * frame for frame in frames)
         given = encode_conditions(request.round_conditions(shape), shape, ("video",), SizeOnlyEncoders())
         latent = placeholder(shape, request.final.audio_latents, frames, batch).select(request.streams)
-        refine = RaiseRate.of(latent, shape.fps, number, given, request.request.sampling.seed, drawn)
-        yield Round(upscale, replace(refine, loras=request.refine_loras), shape)
+        seed, loras = request.request.sampling.seed, request.refine_loras
+        refine = RaiseRate.of(latent, shape.fps, number, given, seed, drawn, loras)
+        yield Round(upscale, refine, shape)
         drawn, frames = (*drawn, *(count for each in refine.draws for count in each)), refine.made_frames
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..disk_cache import cache_folder, fingerprint, write_atomically
 from ..errors import CheckpointError, MissingFileError, TargetExistsError, UnreadableFileError
+from ..errors.files import named_beside
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
 from ..latents import MOST_BYTES, STREAMS, AVLatent, from_parts
@@ -100,7 +101,7 @@ def rescue_take(take: Take, beside: Path) -> Path:
     Raises:
         UnreadableFileError: The disk refuses both.
     """
-    name, cache = f"{beside.stem}_{uuid4().hex[:6]}_{SUFFIX}", cache_folder("latents")
+    name, cache = f"{_begin_of(beside)}_{uuid4().hex[:6]}_{SUFFIX}", cache_folder("latents")
     try:
         return save_take(beside.with_name(name), take)
     except UnreadableFileError:
@@ -112,7 +113,13 @@ def rescue_take(take: Take, beside: Path) -> Path:
 def rescued_takes(beside: Path) -> Iterator[Path]:
     """Yield the files that ``rescue_take`` may have written for a clip."""
     for folder in filter(None, (beside.parent, cache_folder("latents"))):
-        yield from folder.glob(f"{escape(beside.stem)}_??????_{SUFFIX}")
+        yield from folder.glob(f"{escape(_begin_of(beside))}_??????_{SUFFIX}")
+
+
+def _begin_of(clip: Path) -> str:
+    """The name of a clip without its ending, as much of it as leaves room for that of its latent."""
+    end = f"_000000_{SUFFIX}"
+    return named_beside(clip, clip.stem, end).name.removesuffix(end)
 
 
 def load_take(path: str | Path) -> Take:

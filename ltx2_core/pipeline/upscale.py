@@ -69,8 +69,8 @@ def upscale(
 class Upscale(Stage):
     """Enlarge a latent of (F, H, W) ``size`` with the upscaler of ``key``, which computes in ``dtype``.
 
-    So many ``keyframes`` are enlarged with it. ``number`` is that of a round, where there are several. ``tones`` are
-    the last two arguments of ``upscale``.
+    So many ``keyframes`` are enlarged with it. ``number`` tells it from earlier stages that enlarge the same axes, as
+    engines know stages by their names. ``tones`` are the last two arguments of ``upscale``.
     """
 
     key: NetworkKey[Any]

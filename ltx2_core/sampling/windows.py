@@ -4,12 +4,11 @@ Each window is a clip by itself that begins with the end of the one before it (`
 latent of a clip is one frame instead of eight, so that of a later window fits nowhere: it is made, and dropped.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -154,17 +153,6 @@ class Segment(Checked):
     prompt: str
 
 
-class Store(Protocol):
-    """A place for finished windows, so that a run can be resumed."""
-
-    def find(self, key: str, /) -> Mapping[str, Tensor] | None:
-        """Read the tensors of an earlier ``keep`` with this key, None if there was none."""
-
-    @property
-    def keep(self) -> Callable[..., None]:
-        """Write tensors: ``keep(key, name=tensor, ...)``."""
-
-
 SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
 
 
@@ -175,8 +163,6 @@ def sample_windows(
     *,
     overlap_strength: float = 1.0,
     drift_control: float = 0.0,
-    store: Store | None = None,
-    settings: Callable[[Window], str] = lambda window: "",
 ) -> AVLatent:
     """Sample a long clip window by window; each new window fades in, linearly, over what was known of it.
 
@@ -187,29 +173,25 @@ def sample_windows(
         overlap_strength: 0..1, how firmly a window keeps what is known.
         drift_control: 0..1, how far the mean and deviation of each channel are drawn to those of the first window,
             against colours and loudness that drift.
-        store: Where finished windows are kept. One is taken from there if it began with the same latent and settings.
-        settings: Names everything else that ``sample`` depends on, for each window.
 
     Returns:
         The whole clip on the CPU, float32.
     """
     whole, first = latent.to("cpu", torch.float32), None
     for window in windows:
-        begin = whole.map(lambda x, part: x[:, :, part.start : part.stop], window)
-        key = _fingerprint(f"{window} {overlap_strength} {settings(window)}", begin)
-        kept = None if store is None else store.find(key)
-        if kept is not None:
-            made = AVLatent(kept.get("video"), kept.get("audio"))
-        else:
-            made = sample(window, begin, _conditions(window, begin, overlap_strength)).to("cpu", torch.float32)
-            if store is not None:
-                store.keep(key, **made.streams())
+        begin = slice_window(whole, window)
+        made = sample(window, begin, _conditions(window, begin, overlap_strength)).to("cpu", torch.float32)
         if first is None:
             first = made
         elif drift_control:
             made = made.map(partial(_toward, factor=drift_control), first, begin)
         whole = whole.map(_joined, made, window)
     return whole
+
+
+def slice_window(latent: AVLatent, window: Window) -> AVLatent:
+    """Return the part of a clip's ``latent`` that belongs to ``window``."""
+    return latent.map(lambda x, span: x[:, :, span.start : span.stop], window)
 
 
 @dataclass(frozen=True)
@@ -251,12 +233,3 @@ def _joined(whole: Tensor, made: Tensor, part: StreamSpan) -> Tensor:
 def _toward(made: Tensor, first: Tensor, begin: Tensor, factor: float) -> Tensor:
     """Draw the mean and deviation of each channel of ``made`` to those of ``first``, if it was made at all."""
     return made if torch.equal(made, begin) else draw_toward(made, first, factor)
-
-
-def _fingerprint(settings: str, begin: AVLatent) -> str:
-    """Name a window by all that it depends on."""
-    sha256 = hashlib.sha256(settings.encode("utf-8", "surrogatepass"))
-    for name, x in begin.streams().items():
-        sha256.update(f"{name} {tuple(x.shape)}".encode())
-        sha256.update(x.numpy().tobytes())
-    return sha256.hexdigest()

@@ -65,7 +65,8 @@ class Request:
         resources: devices, memory, formats and caches.
         enhance: lets a language model make the prompt longer, which looks at a picture at frame 0; None leaves it.
         enhancer: file of that model; None takes the text encoder.
-        encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then.
+        encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then, "" that of the
+            file.
         blend: shows the reference as it is wherever no part of it was made anew; None shows what was made.
         hdr: space of a clip of HDR; None makes an ordinary one.
         high_quality: shows each frame of a reference twice.
@@ -140,7 +141,7 @@ class Request:
         if flat.get("fps") is None:
             flat.pop("fps", None)
         parts = {name: owner(**_of_class(flat, owner)) for name, owner in _PARTS.items()}
-        whole = {name: flat[name] for name in _whole() if flat.get(name) is not None}
+        whole = {name: flat[name] for name in _own_names() if flat.get(name) is not None}
         for name in ("conditions", "loras", "sigmas"):
             if whole.get(name) is not None:
                 whole[name] = _all_of(name, whole[name])
@@ -171,6 +172,7 @@ class Request:
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
             )
         shape = self._first_made(second, recipe)
+        prompt = self.prompt if self.prompt or self.encoded is None else self.encoded.name
         first_strength, refine_strength = second.lora_strengths(recipe)
         return CompleteRequest(
             request=self,
@@ -185,7 +187,7 @@ class Request:
             refine=second.completed(recipe.refine, self.conditions),
             loras=second.with_lora(self.loras, first_strength),
             refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
-            script=(Segment(0, self.prompt), *segments),
+            script=(Segment(0, prompt), *segments),
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
             shown=self._shown(second.last(shape)),
             asked_frames=self._first_shape(second, recipe).frames,
@@ -247,21 +249,21 @@ class Request:
         clip = self.clip.following(seen is not None).sized(final, seen, second.step * self._reference_step)
         assert clip.width and clip.height and clip.asked_frames
         width, height = clip.width, clip.height
-        if self._whole is not None:
+        if self._whole_reference is not None:
             step = second.step * self._reference_step
             width, height = (-(-side // step) * step for side in (width, height))
         return second.first(width, height, clip.asked_frames, clip.fps)
 
     @property
-    def _whole(self) -> ReferenceVideo | None:
+    def _whole_reference(self) -> ReferenceVideo | None:
         """The first reference that is shown whole; what its mirror image fills up is no part of the finished clip."""
         return next((each for each in self._references if each.mirrors), None)
 
     def _shown(self, final: ClipShape) -> tuple[int, int] | None:
         """Width and height of what is kept of the frames: as asked for, else what is no mirror image; None for all."""
-        if self._whole is None:
+        if self._whole_reference is None:
             return None
-        place = self._whole.place(final.width, final.height)
+        place = self._whole_reference.place(final.width, final.height)
         size = self.clip.width or place.width, self.clip.height or place.height
         return None if size == (final.width, final.height) else size
 
@@ -441,13 +443,13 @@ def _names(owner: type) -> list[str]:
     return [each.name for each in fields(owner)]
 
 
-def _whole() -> list[str]:
+def _own_names() -> list[str]:
     """What ``Request.of`` takes by the names of the class itself."""
     return [name for name in _names(Request) if name not in (*_PARTS, "prompt", "negative", "long")]
 
 
 def _refuse_unknown(flat: dict[str, Any]) -> None:
-    known = [*_whole(), *_OTHER, *(name for owner in _PARTS.values() for name in _names(owner))]
+    known = [*_own_names(), *_OTHER, *(name for owner in _PARTS.values() for name in _names(owner))]
     if unknown := [name for name in flat if name not in known]:
         raise SettingError(f"There is no setting {unknown[0]}.{did_you_mean(unknown[0], known)}")
 

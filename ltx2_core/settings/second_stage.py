@@ -173,7 +173,8 @@ class SecondStage(Checked):
         """Return the second stage that rounds go on from. Raises SettingError for one that they cannot."""
         if not self.refine:
             raise SettingError("Rounds go on from a second stage: let it refine (--refine), or set rounds to 0.")
-        return replace(self, keep_keyframes=True) if self.raising else self
+        _ = self.raising  # refuses rounds without the temporal upscaler
+        return replace(self, keep_keyframes=True)
 
     def with_lora(self, loras: Stack, strength: float) -> Stack:
         """Add the distilled LoRA with this strength to ``loras``; it was made for the transformer alone."""

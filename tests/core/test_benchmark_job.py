@@ -81,5 +81,10 @@ def test_a_damaged_memory_is_begun_anew(tmp_path, content):
     assert remember(timing(1.0), path) == [timing(1.0)]
 
 
+def test_a_memory_that_cannot_be_written_costs_no_timing(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    assert remember(timing(1.0), tmp_path / "file" / "benchmarks.json") == [] and "not kept" in caplog.text
+
+
 def test_nothing_is_kept_without_a_folder():
     assert remember(timing(1.0), None) == []

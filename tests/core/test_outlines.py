@@ -27,6 +27,16 @@ THIN = x(1, 14, 3).transpose(1, 2)[:, :, None]
 LAYOUTS = [x(2, 6, 4, 5), ROWS, COLUMN, SWAPPED, TURNED, CUT, REPEATED, HALF, x(())]
 PAIRS = [(a, b) for a in LAYOUTS for b in [*LAYOUTS, 2, 0.5]]
 
+
+def clips(frames: int, *, last: bool, gap: int = 0) -> torch.Tensor:
+    """(2, 4, frames, 6, 7), with channels first or last in memory, all frames that there are or with a gap behind."""
+    form = torch.channels_last_3d if last else torch.contiguous_format
+    return x(2, 4, frames + gap, 6, 7).to(memory_format=form)[:, :, :frames]
+
+
+CATS = [[clips(frames, last=last, gap=gap) for frames in (3, 3)] for last in (False, True) for gap in (0, 2)]
+CATS += [[clips(3, last=True), clips(3, last=False, gap=2)]]
+
 CASES = [
     *((operation, pair) for operation in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.lt.Tensor)
       for pair in PAIRS if isinstance(pair[1], torch.Tensor)),
@@ -55,7 +65,14 @@ CASES = [
     (aten.matmul.default, (x(5, 4), x(2, 4, 9))),
     (aten.conv_transpose1d.default, (x(2, 4, 9), x(4, 6, 5), x(6), [3], [1], [2], 1, [2])),
     (aten.pad.default, (x(2, 3, 5), [1, 2], "replicate")), (aten.pad.default, (x(2, 3, 5), [0, 2, 1, 0])),
-    (aten.empty_like.default, (TURNED,)), (aten.pow.Tensor_Scalar, (HALF, 2)), (aten.pow.Scalar, (10000.0, x(3))),
+    *((aten.cat.default, (pair, axis)) for axis in (1, 2) for pair in CATS),
+    *((aten.clone.default, (each,)) for each in LAYOUTS),
+    (aten.addcmul.default, (x(3, 1), HALF[..., :3, :4].reshape(2, 6, 3, 4), x(4))), (aten.abs.default, (WHOLE,)),
+    (aten.lerp.Scalar, (SWAPPED, x(2, 6, 4, 5), 0.5)), (aten.rsub.Scalar, (x(4, 5), 1)),
+    (aten.tanh_.default, (SWAPPED,)), (aten.relu_.default, (CUT,)), (aten.pixel_shuffle.default, (x(2, 12, 4, 5), 2)),
+    (aten.index_copy_.default, (x(2, 6, 4), 1, x(3, dtype=torch.int64), x(2, 3, 4))),
+    *((operation, (TURNED,)) for operation in (aten.zeros_like.default, aten.empty_like.default)),
+    (aten.pow.Tensor_Scalar, (HALF, 2)), (aten.pow.Scalar, (10000.0, x(3))),
 ]  # fmt: skip
 
 
@@ -66,6 +83,14 @@ def test_it_is_what_pytorch_derives(operation, args):
     theirs = operation(*args)
     assert ours is not None and (ours is args[0]) == (theirs is args[0])
     assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", [aten.var_mean.correction, aten.std_mean.correction])
+@pytest.mark.parametrize("how", [{}, {"keepdim": True}])
+def test_moments_are_what_pytorch_derives(operation, how):
+    ours, theirs = derive(operation, (CUT, [1, 3]), how), operation(CUT, [1, 3], **how)
+    assert [(each.shape, each.dtype) for each in ours] == [(each.shape, each.dtype) for each in theirs]
 
 
 def test_a_product_of_float8_has_the_dtype_that_is_named():
@@ -131,12 +156,43 @@ def test_what_is_only_written_is_not_read():
 
 @pytest.mark.slow
 def test_a_plan_does_not_import_the_compiler():
-    script = (
-        "import sys; sys.path.append('tests'); from planned import plan; from ltx2_core.geometry import ClipShape;"
-        "from ltx2_core.memory.machine import CARDS; from ltx2_core.pipeline.needs.blueprint import Blueprint;"
-        "shape, card = ClipShape(1280, 704, 121, 24), CARDS['RTX 5090'];"
-        "kinds = (('2.0', 'bf16'), ('2.3', 'bf16'), ('2.3', 'fp8'), ('2.3', 'int8'));"
-        "[plan(Blueprint.of_version(*each), shape, card, ram=2**36) for each in kinds];"
-        "sys.exit('torch._dynamo' in sys.modules or 'sympy' in sys.modules)"
-    )
+    """Of any version and format, and of what a clip may have besides: pictures, sounds, upscalers."""
+    script = """
+import sys
+sys.path.append("tests")
+from fractions import Fraction
+from planned import plan
+from ltx2_core.geometry import ClipShape
+from ltx2_core.memory.machine import CARDS
+from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
+from ltx2_core.pipeline.needs.blueprint import Blueprint
+from ltx2_core.pipeline.stage import upscaler_key
+from ltx2_core.pipeline.upscale import Upscale
+from ltx2_core.upscaler import UpscalerConfig
+shape, card = ClipShape(1280, 704, 121, 24), CARDS["RTX 5090"]
+kinds = ("2.0", "bf16"), ("2.3", "bf16"), ("2.5", "bf16"), ("2.3", "fp8"), ("2.3", "int8")
+drawn = [Blueprint.of_version(*each) for each in kinds]
+for each in drawn:
+    plan(each, shape, card, ram=2**36)
+    EncodeVideo(shape.video_latent).need(each), EncodeAudio(shape.audio_latents).need(each)
+half = UpscalerConfig(space=Fraction(3, 2), rational=True)
+for config in (UpscalerConfig(), half, UpscalerConfig(space=Fraction(1), time=2)):
+    Upscale(upscaler_key("x"), config, (4, 16, 24), tones=(1.0, 0.5)).need(drawn[0])
+sys.exit("torch._dynamo" in sys.modules or "sympy" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
+
+
+@pytest.mark.slow
+def test_the_first_measurement_is_like_all_later_ones():
+    """What PyTorch works out by its compiler holds on to its inputs, the first time."""
+    script = """
+import gc
+from ltx2_core.pipeline.stage import upscaler_key
+from ltx2_core.pipeline.upscale import Upscale
+from ltx2_core.upscaler import UpscalerConfig
+gc.disable()  # as while a plan is made
+stage = Upscale(upscaler_key("x"), UpscalerConfig(), (16, 17, 30))
+assert stage.need(None).cost == stage.need(None).cost
+"""
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)

@@ -21,8 +21,10 @@ from ltx2_core.errors import UnreadableFileError
 from ltx2_core.pipeline.encode_text import EncodeText, contexts_cache
 from ltx2_core.pipeline.engines import local as stages
 from ltx2_core.pipeline.engines import prepare
+from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.pipeline.stage import Events
-from ltx2_core.settings import Resources
+from ltx2_core.pipeline.stages import Stages
+from ltx2_core.settings import Request, Resources
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
 CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
@@ -244,6 +246,9 @@ def test_a_prompt_that_the_official_code_encoded_needs_no_text_encoder(files, tm
     expected = ltx2.generate(models, "a", **settings).latent
     made = ltx2.generate(ltx2.open_models(files[0]), "scene", encoded=path, **settings).latent
     assert made.video.equal(expected.video) and made.audio.equal(expected.audio)
+    request = Request.of("", '""', encoded=path, **SMALL).completed(recipe_of(models))
+    asked_for = Stages.of(request, engine, nowhere).text.cached
+    assert asked_for.keys() == {"scene.safetensors", ""} and asked_for[""] is None, "no negative prompt was encoded"
     asked = ["generate", "--checkpoint", str(files[0]), "--output", str(tmp_path / "x.mp4"), "--device", "cpu"]
     size = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "1", "--text-scale", "1"]
     size += ["--cross-modal-scale", "1", "--stg-scale", "0"]
@@ -253,6 +258,14 @@ def test_a_prompt_that_the_official_code_encoded_needs_no_text_encoder(files, tm
     assert "scene.safetensors has a video_context of the shape (1, 1024, 16)" in capsys.readouterr().err
     assert main([*asked, "--encoded-prompt", str(files[0])]) == 2
     assert "has no video_context; LTX-2.3" in capsys.readouterr().err
+    for broken, words in [
+        (contexts.video[:, :0], "scene.safetensors has a video_context of the shape (1, 0, 32)"),
+        (contexts.video.long(), "video_context in scene.safetensors is stored as int64; decimal numbers"),
+        (contexts.video / 0, "video_context in scene.safetensors holds NaN or infinite numbers"),
+    ]:
+        save_file({"video_context": broken.contiguous(), "audio_context": contexts.audio}, path)
+        assert main([*asked, "--encoded-prompt", str(path)]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow

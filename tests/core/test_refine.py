@@ -18,12 +18,19 @@ from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.lora import Strengths
 from ltx2_core.lora.stack import find_distilled_lora
+from ltx2_core.memory.placement import UNLIMITED, Room
 from ltx2_core.mini.upscaler import pairs
+from ltx2_core.pipeline.encode_text import contexts_cache
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.generate import completed
+from ltx2_core.pipeline.plan import plan_stages
+from ltx2_core.pipeline.stage import need_of
+from ltx2_core.pipeline.stages import Stages
 from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import Tiles, recipes
 from ltx2_core.sampling.schedules import starting_at
 from ltx2_core.sampling.windows import Segment
-from ltx2_core.settings import SecondStage
+from ltx2_core.settings import Request, Resources, SecondStage
 from ltx2_core.text import Contexts
 
 PROMPT = "a red ball bounces twice on the left"
@@ -56,6 +63,18 @@ def test_the_first_stage_is_smaller_by_what_enlarges_it(spatial, temporal, tmp_p
         both.first(1920, 1080, 121, Fraction(24))
     with pytest.raises(ValueError, match=r"width is 1952; what is enlarged by 1\.5 must be a multiple of 96, .* 1920"):
         by_half.first(1952, 1056, 9, Fraction(24))
+
+
+def test_what_enlarges_twice_is_placed_by_its_own_size_each_time(spatial, miniature):
+    """Engines know a planned stage by its name, and the second one works on four times as much."""
+    second = SecondStage((spatial, spatial), refine=False)
+    complete = completed(miniature, Request.of(PROMPT, second=second, width=256, height=256, frames=9))
+    engine = LocalEngine(miniature, Resources(device="cpu"))
+    twice = [*Stages.of(complete, engine, contexts_cache(engine, None)).upscale]
+    assert [stage.size for stage in twice] == [(2, 2, 2), (2, 4, 4)]
+    plan = plan_stages(twice, engine.blueprint, Room(UNLIMITED.machine, 10**12))
+    for stage in twice:
+        assert plan.stage(stage) == stage and plan.placement(stage.name).need == need_of(stage, engine.blueprint)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from ltx2_core.pipeline.graph import codec
 from ltx2_core.pipeline.graph.latents import GraphLatent, latent_of_take
 from ltx2_core.pipeline.graph.stages import given_in
 from ltx2_core.pipeline.sample import Sample
-from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, save_take
+from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, rescue_take, rescued_takes, save_take
 from ltx2_core.sampling import Step
 from ltx2_core.settings import Request
 
@@ -144,6 +144,14 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monke
     with pytest.raises(LTX2Error, match="cannot be written"):
         save_take(tmp_path / ("b" * 300), Take(latent(0)))
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 251, "\N{GREEK SMALL LETTER ALPHA}" * 125, "[a]" * 83])
+def test_the_latent_of_a_clip_of_any_name_is_rescued_and_found(tmp_path, name):
+    clip = tmp_path / f"{name}.mp4"
+    clip.touch()
+    path = rescue_take(Take(latent(0)), clip)
+    assert [*rescued_takes(clip)] == [path] and flat(load_take(path)) == flat(Take(latent(0)))
 
 
 def rewritten(path, **header: str) -> None:

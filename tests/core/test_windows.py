@@ -15,14 +15,18 @@ import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.conditioning import Frozen, apply_conditions
-from ltx2_core.disk_cache import DiskCache
+from ltx2_core.disk_cache import NOWHERE, DiskCache
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
-from ltx2_core.pipeline.long import Script
-from ltx2_core.sampling import schedules
-from ltx2_core.sampling.windows import Segment, StreamSpan, Window, sample_windows, split_windows
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.long import Script, sample_long
+from ltx2_core.pipeline.sample import Sample, Sampling
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.sampling import ATTENTIONS, schedules
+from ltx2_core.sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows, split_windows
+from ltx2_core.settings import Resources
 from ltx2_core.text import compute_hidden_states, connect, extract_features
 from ltx2_core.video_vae import DecoderInput
 
@@ -222,16 +226,18 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
     made, store, begun = split_windows(97, FPS, 33, 16), DiskCache(tmp_path, "all settings", "window"), []
 
     def run(stop: int | None = None, store=store, prompt=lambda window: "", **more) -> AVLatent:
-        def watched(window, begin, items):
-            if window.number == stop:
+        def watched(begin, contexts, items, number):
+            if number == stop:
                 raise KeyboardInterrupt
-            begun.append(window.number)
-            return random(window, begin, items, prompt(window))
+            begun.append(number)
+            return random(made[number], begin, items, contexts)
 
         begun.clear()
-        return sample_windows(watched, clip(97), made, store=store, settings=prompt, **{"drift_control": drift, **more})
+        script = Script(tuple((float(window.middle), prompt(window)) for window in made))
+        windowing = Windowing(33, 16, **{"drift_control": drift, **more})
+        return sample_long(watched, clip(97), FPS, script, (), made, windowing, store)
 
-    uninterrupted = run(store=None)
+    uninterrupted = run(store=NOWHERE)
     assert begun == [0, 1, 2, 3, 4]
     with pytest.raises(KeyboardInterrupt):
         run(stop=3)
@@ -240,7 +246,15 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
     run(prompt=lambda window: "another" * (window.number == 2))
     assert begun == [2, 3, 4], "what came before is as it was, what follows begins differently"
     run(overlap_strength=0.5)
-    assert begun == [0, 1, 2, 3, 4]
+    assert begun == [1, 2, 3, 4], "the first window sees nothing of another one"
+
+
+def test_windows_that_another_attention_made_are_not_taken(tmp_path):
+    models, stage = ltx2.open_models("miniature"), Sample(Sampling((1.0, 0.0)), LatentSize((5, 3, 3), 34))
+    asked = [Resources(device="cpu", attention=each) for each in ATTENTIONS]
+    asked.append(Resources(device="cpu", fold_loras=True))
+    caches = [stage.window_cache(LocalEngine(models, each), tmp_path, None) for each in asked]
+    assert len({cache.identity for cache in caches}) == len(asked)
 
 
 # The miniature

@@ -76,7 +76,7 @@ def given_in(
     """Return everything that is given in ``latent``, and what it leaves to be made.
 
     Raises:
-        SettingError: if it leaves nothing, or the model cannot make it, or a part of nothing is to be made anew.
+        SettingError: if it leaves nothing, or the model cannot make it, or a part of an empty LATENT is to be changed.
     """
     streams = latent.content.streams()
     if any(isinstance(each, Change) for each in conditions) and not any(stream.any() for stream in streams.values()):

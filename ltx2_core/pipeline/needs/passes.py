@@ -70,8 +70,8 @@ def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str], caches_
     peers = ImaginedPeers(blueprint.processes)
     if caches_text:
         passes = with_text_caches(passes)
-        for network in (one, two):  # the step before this one
-            cost(partial(network.sweep, passes))  # which leaves caches; PyTorch by itself asks its compiler
+        for network in (one, two):  # the step before this one, which fills the caches
+            cost(partial(network.sweep, passes))  # not measured: within it, no shape needs PyTorch's compiler
     with Store(two, "meta", link=InPlace("meta")).use():
         whole = cost(lambda: _shared(two, peers).sweep(passes))
     return whole, whole - cost(lambda: _shared(one, peers).sweep(passes))
@@ -84,7 +84,7 @@ def bytes_sent(blueprint: Blueprint, size: LatentSize, names: tuple[str, ...]) -
         peers = ImaginedPeers(blueprint.processes)
         network = _shared(blueprint.shortened_transformer(layers), peers)
         passes = passes_on_meta(blueprint, size, names)
-        cost(lambda: network.sweep(passes))  # within which PyTorch asks no compiler
+        cost(lambda: network.sweep(passes))  # not measured: within it, no shape needs PyTorch's compiler
         return peers.sent
 
     one, two = blueprint.remember(("sent", size, names), lambda: (sent(1), sent(2)))
