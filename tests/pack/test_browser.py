@@ -61,8 +61,8 @@ def test_a_wire_that_is_drawn_to_a_grey_input_counts_or_it_is_said_that_it_does_
     seen = visit("wires.cjs", nodes2(renderer == "nodes2"), workflow=workflow, inputs=inputs)
     assert seen["drawn"] == {"size": "by hand", "length": "in frames"}
     assert seen["loaded"] == {"size": "auto", "length": "in frames"}
-    (warning,) = seen["warned"]
-    assert "steps of LTX-2 Dual-Stream Sampler has no effect" in warning
+    said = "steps of LTX-2 Dual-Stream Sampler has no effect"
+    assert seen["warned"] and all(said in each for each in seen["warned"])  # some front ends say it twice, once aloud
 
 
 def test_app_mode_shows_what_one_chooses_and_runs(visit, tmp_path):
