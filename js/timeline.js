@@ -408,6 +408,7 @@ class Strip {
   async drop(event) {
     event.preventDefault();
     event.stopPropagation();
+    if (!this.content) return;
     const at = this.secondAt(event);
     for (const file of event.dataTransfer.files) {
       const kind = file.type.split("/")[0];

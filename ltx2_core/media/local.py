@@ -61,7 +61,8 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
             raise MissingFileError(
                 f"{os.fspath(path)} is an address; only files of this machine are read: download it, and give its file."
             ) from error
-        raise MissingFileError(f"There is no file {name}; check its name and folder.") from error
+        said = name if os.path.isabs(path) else os.fspath(path)  # with all that was taken for a part of the name
+        raise MissingFileError(f"There is no file {said}; check its name and folder.") from error
     except (OSError, ValueError) as error:  # such as a name that is too long, or has a zero in it
         raise UnreadableFileError(f"{name} cannot be read: {error}. Check its name and who may read it.") from error
     if not stat.S_ISREG(kind):

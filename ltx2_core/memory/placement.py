@@ -341,7 +341,7 @@ def fitting_share(need: StageNeed, budget: int) -> float:
 
 _SHOWN = 10**8  # bytes, of which ``gigabytes`` shows whole ones
 
-SMALLER = "Choose a smaller size or format of the model, or a card with more memory."
+SMALLER = "Choose a smaller size or format of the model, or a device with more memory."
 
 
 # Where there may be a card that torch does not see.

@@ -1,6 +1,7 @@
 """Only regular files of this machine are read and written, whatever a name or a file asks for."""
 
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -88,6 +89,16 @@ def test_what_is_no_regular_file_is_refused_at_once(read, tmp_path):
 def test_a_name_that_no_file_can_have_is_refused_in_words(read, name):
     with pytest.raises(LTX2Error):
         read(name)
+
+
+def test_what_is_not_there_is_called_as_it_was_written(tmp_path, monkeypatch):
+    """``0,5:pictures/a.png`` is no frame and its file, and the file is there."""
+    monkeypatch.chdir(tmp_path)
+    written = Path("0,5:pictures/a.png")
+    with pytest.raises(MissingFileError, match=re.escape(f"There is no file {written};")):
+        read_picture(written)
+    with pytest.raises(MissingFileError, match=r"There is no file a\.png;"):
+        read_picture(tmp_path / "a.png")
 
 
 PLAYLISTS = {

@@ -187,6 +187,7 @@ def test_a_refusal_says_when_torch_has_no_cuda(monkeypatch, cuda, hip, system, s
     need = StageNeed("sampling", Weights(GIB), Cost())
     assert ("has no CUDA" in explain_refusal(need, Room(MACHINE, GIB, in_ram=True))) == said
     assert "has no CUDA" not in explain_refusal(need, Room(MACHINE, GIB))
+    assert "or a device with more memory." in explain_refusal(need, Room(MACHINE, GIB, in_ram=True))
 
 
 def test_nothing_is_copied_ahead_where_copying_and_computing_take_turns():

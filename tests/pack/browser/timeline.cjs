@@ -52,21 +52,25 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   const inside = await page.evaluate(inSubgraph);
   const seen = [];
   for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
+  await page.evaluate(drop); // which has no strip to lie on
+  await page.waitForTimeout(100);
   return { shown, json, places, sent, copied, hidden, inside, stays, told, broken: seen };
 });
 
 // A file that is dropped while ComfyUI takes none.
 async function refused(page) {
   await page.route("**/upload/image", (route) => route.fulfill({ status: 413 }));
-  await page.evaluate(() => {
-    const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File(["a film"], "large.mp4", { type: "video/mp4" }));
-    const strip = document.querySelector(".ltx2av-strip");
-    strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
-  });
+  await page.evaluate(drop);
   const toasts = `.p-toast-message, [data-testid="toast"]`; // of older and newer front ends
   const said = page.locator(toasts, { hasText: "large.mp4" });
   return said.textContent({ timeout: 5000 });
+}
+
+function drop() {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File(["a film"], "large.mp4", { type: "video/mp4" }));
+  const strip = document.querySelector(".ltx2av-strip");
+  strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
 }
 
 async function load([workflow, text]) {
