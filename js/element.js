@@ -14,5 +14,8 @@ export function addElement(node, name, element, height, options = {}) {
     ...options,
   });
   widget.serialize = false;
+  widget.label = name.replace("ltx2av_", ""); // in the panel of parameters, and in App mode
+  // As wide as its node: the panel of parameters sets its own width, with which the canvas would go on drawing.
+  Object.defineProperty(widget, "width", { get() {}, set() {} });
   return widget;
 }

@@ -7,7 +7,7 @@ visit(1000, async (page, { inputs }) => {
   await page.waitForTimeout(500);
   await page.evaluate(draw, inputs);
   await page.waitForTimeout(1000);
-  const warned = await page.getByText("No effect").locator("xpath=..").allTextContents();
+  const warned = await page.getByText("has no effect").allTextContents();
   const drawn = await page.evaluate(choices);
   await page.evaluate(async () => {
     app.graph.nodes.find(({ type }) => type === "LTX2AVEmptyLatent").widgets.find(({ name }) => name === "size").value = "auto";
