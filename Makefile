@@ -6,6 +6,9 @@ COMFYUI := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 IN_VENV := .venv/bin/python -m
 # Python compiles what it imports; to compile all of torch takes longer than to unpack it.
 INSTALL := $(IN_VENV) pip install --quiet --no-compile
+# Images of containers often forbid Python to keep what it compiled: each of the processes that tests start would compile
+# all of PyTorch again, which doubles its start.
+unexport PYTHONDONTWRITEBYTECODE
 # Two files at a time, each with a thread of its own; in the order of their names, for those of the host, which are long,
 # shall not come last.
 PYTEST := OMP_NUM_THREADS=1 $(IN_VENV) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

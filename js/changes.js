@@ -1,11 +1,11 @@
 // When what a node shows may have changed.
 
-/** Let `object` call `then` after its `method`, which it may lack. */
+/** Let `object` call `then` after its `method`, which it may lack, with what that was given. */
 export function after(object, method, then) {
   const before = object[method];
   object[method] = function (...given) {
     const result = before?.apply(this, given);
-    then();
+    then(...given);
     return result;
   };
 }

@@ -1,6 +1,7 @@
 // Inputs that have no effect as a node is set are grey: those that the recipe of the model, or a wire, takes the place of.
+import { app } from "../../scripts/app.js";
 import { isLinked } from "./advanced.js";
-import { afterChanges } from "./changes.js";
+import { after, afterChanges } from "./changes.js";
 import { addStyle } from "./style.js";
 
 // Nodes 2.0 draws a slider that is switched off almost as if it were on.
@@ -46,7 +47,17 @@ const RULES = {
   },
 };
 
-/** Keep the inputs of `node` that have no effect grey. */
+// By class: where a wire is drawn to an input without effect, the choice that lets it count.
+const CHOICES = {
+  LTX2AVEmptyLatent: {
+    width: ["size", "by hand"],
+    height: ["size", "by hand"],
+    frames: ["length", "in frames"],
+    seconds: ["length", "in seconds"],
+  },
+};
+
+/** Keep the inputs of `node` that have no effect grey; a wire that is drawn to one counts, or the page says that it does not. */
 export function greyInactive(node) {
   const rule = RULES[node.comfyClass];
   if (!rule) return;
@@ -62,6 +73,22 @@ export function greyInactive(node) {
     }
     node.setDirtyCanvas(true);
   };
+  after(node, "onConnectionsChange", (side, slot, isConnected, link) => {
+    const name = side === LiteGraph.INPUT && isConnected && !link?.originIsIoNode && node.inputs[slot]?.widget?.name;
+    if (greyed.has(name)) letCount(node, name); // nothing is grey yet while a graph is loaded or pasted
+  });
   afterChanges(node, refresh);
   queueMicrotask(refresh);
+}
+
+function letCount(node, name) {
+  const [chooser, word] = CHOICES[node.comfyClass]?.[name] ?? [];
+  const choice = node.widgets.find((each) => each.name === chooser);
+  if (choice && !isLinked(node, chooser)) {
+    choice.value = word;
+    node.onWidgetChanged?.(chooser, word, undefined, choice);
+  } else {
+    const detail = `${name} of ${node.title} has no effect as the node is set: see what is chosen in it, and its help page.`;
+    app.extensionManager.toast.add({ severity: "warn", summary: "No effect", detail, life: 10000 });
+  }
 }

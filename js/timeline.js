@@ -324,6 +324,7 @@ class Strip {
     const act = new AbortController();
     const finish = (commit) => {
       act.abort();
+      if (!commit) this.show(); // as it was
       if (!commit || !this.content[lane]) return;
       const moved = this.content[lane][number];
       if (JSON.stringify(moved) !== JSON.stringify(before)) this.write(this.content);
@@ -407,6 +408,7 @@ class Strip {
   async drop(event) {
     event.preventDefault();
     event.stopPropagation();
+    if (!this.content) return;
     const at = this.secondAt(event);
     for (const file of event.dataTransfer.files) {
       const kind = file.type.split("/")[0];

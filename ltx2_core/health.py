@@ -51,8 +51,8 @@ NOISE = 0.3
 
 # What may be found, and why it likely is so and what to try.
 _CAUSES = {
-    "is not a number": "a file is damaged, or the numbers do not fit the chosen precision. Download the checkpoint "
-    "again, or choose a higher precision (bf16 or fp32).",
+    "is not a number": "a file is damaged, a LoRA is too strong, or the numbers do not fit the chosen precision. "
+    "Download the checkpoint again, lower the strengths of LoRAs, or choose a higher precision (bf16 or fp32).",
     "is empty": "it was encoded from something plain, or the network computes wrongly on this card. Look at what goes "
     "in, or choose a higher precision (bf16 or fp32).",
     "is still noise": "parts of different LTX-2 versions were loaded together, the attention in use computes wrongly, "

@@ -19,7 +19,7 @@ from .checkpoint.components import COMPONENTS
 from .checkpoint.files import TensorFile
 from .checkpoint.keys.text import DURATION_HEAD
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
-from .checkpoint.models import MINIATURE
+from .checkpoint.models import BUILT_IN_GEMMA
 from .checkpoint.text_encoder import EncoderKind, kind_titled
 from .checkpoint.versions import VERSIONS
 from .checkpoint.write import safetensors_layout, write_tensors
@@ -87,6 +87,13 @@ _DIFFUSION_VAE = {
     },
 }
 
+# Of two stages with a block each: the published ones have 63 blocks, and the sound was half of a tiny clip's time.
+_VOCODER = {
+    "upsample_initial_channel": 16,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3, 5]],
+}
+
 _SIZES = {"layers": _LAYERS, "width": 32, "hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 16, "vocabulary": 512}
 _GEMMA: dict[str, EncoderConfig] = {
     "Gemma 3": GemmaConfig(**_SIZES, attention_scalar=16),
@@ -110,7 +117,9 @@ def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[s
     audio["model"]["params"]["ddconfig"] |= {"ch_mult": [1, 1, 1], "num_res_blocks": 0}
     vocoder = json.loads(json.dumps(known["vocoder"]))
     for part in [vocoder] if version == "2.0" else vocoder.values():
-        part["upsample_initial_channel"] = 64
+        first, *others = part["upsample_rates"]
+        rates = [first, math.prod(others)]
+        part |= _VOCODER | {"upsample_rates": rates, "upsample_kernel_sizes": [rate + 4 for rate in rates]}
     return {
         "transformer": REQUIRED
         | known["transformer"]
@@ -167,7 +176,7 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     about |= {} if model_type == "gemma3" else {"gemma_version": _TRAINING}
     (whole / "config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(MINIATURE / "gemma-mini" / name, whole / name)
+        shutil.copy(BUILT_IN_GEMMA / name, whole / name)
     single = folder / "gemma-tiny.safetensors"
     # ComfyUI's single files have the names without "language_model." and the tokenizer among the weights.
     packed = {"gemma3": ("spiece_model", "tokenizer.model")}.get(model_type, ("tokenizer_json", "tokenizer.json"))

@@ -17,7 +17,7 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..ltx2_core.checkpoint import Models
-from ..ltx2_core.checkpoint.belonging import FollowsModel, check_own_part
+from ..ltx2_core.checkpoint.belonging import FollowsModel, ForOurNodes, check_own_part
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.errors import Finding, SettingError
@@ -225,7 +225,7 @@ class LoadedGemma(_OfOneNetwork):
         return self.files.tokenizer()
 
 
-class LoadedUpscaler(_OfOneNetwork):
+class LoadedUpscaler(_OfOneNetwork, ForOurNodes):
     """LATENT_UPSCALE_MODEL: an opened upscaler, and its network once it has been needed."""
 
     def __init__(self, file: UpscalerFile):

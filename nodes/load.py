@@ -12,7 +12,8 @@ from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.belonging import FollowsModel, find_text_encoder
 from ..ltx2_core.checkpoint.folders import files_of, is_shard
 from ..ltx2_core.checkpoint.listed import paths_found
-from ..ltx2_core.checkpoint.models import MINIATURE
+from ..ltx2_core.checkpoint.models import BUILT_IN as BUILT_IN_MODEL
+from ..ltx2_core.checkpoint.models import BUILT_IN_GEMMA
 from ..ltx2_core.checkpoint.parts import find_parts
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
@@ -155,8 +156,7 @@ def _opened(paths: list[Path], choices: tuple[Hashable, ...], make: Callable[[],
 
 def _files(checkpoint: str, others: dict[str, Any]) -> dict[str, Any]:
     """Return the chosen files, as ``open_models`` takes them; ``others`` are values of the other widgets."""
-    built_in = MINIATURE / "ltx2-mini.safetensors"
-    main = built_in if checkpoint == BUILT_IN else host.model_path(checkpoint, DIFFUSERS, *CHECKPOINTS)
+    main = BUILT_IN_MODEL if checkpoint == BUILT_IN else host.model_path(checkpoint, DIFFUSERS, *CHECKPOINTS)
     named = {part: name for part in FOLDERS if (name := others.get(part, AUTO_PART)) not in (INSIDE, AUTO_PART, NONE)}
     own = {part: host.model_file(name, *FOLDERS[part]) for part, name in named.items()}
     inside = [own.pop(part) for part in ("text_projection", "duration_head") if part in own]
@@ -197,7 +197,7 @@ def _gemmas() -> list[str]:
 
 
 def _gemma(name: str) -> Path:
-    return MINIATURE / "gemma-mini" if name == BUILT_IN else host.model_path(name, GEMMA, "text_encoders")
+    return BUILT_IN_GEMMA if name == BUILT_IN else host.model_path(name, GEMMA, "text_encoders")
 
 
 def _upscaler(name: str) -> Path:

@@ -57,6 +57,7 @@ class EnhancePrompt(Node):
         widgets(Enhancing, "wording", "temperature", "longest"),
         lambda: [io.String.Input("edited", default="", multiline=True, optional=True)],
         optional("plan", "image"),
+        widgets(Enhancing, "system_prompt"),
     ]
     outputs = {"prompt": io.String}
     shows = True

@@ -1,6 +1,7 @@
 """The official transformer and ours with the same random weights and the same inputs."""
 
 import math
+from dataclasses import replace
 
 import golden
 import pytest
@@ -50,11 +51,16 @@ def use_rule_of_1_0_0(monkeypatch) -> None:
     See ltx2_core/transformer/README.md, "Modulation between the streams".
     """
 
-    def by_other_sigma(self: StreamIO, levels, level, other_sigma, dtype):
-        _, rows = self.modulate_cross(other_sigma * self.config.sigma_scale, dtype)
-        return Modulation(rows, torch.arange(len(other_sigma))[:, None])
+    noise_levels = StreamIO.noise_levels
 
-    monkeypatch.setattr(StreamIO, "modulate_by_own_level", by_other_sigma)
+    def by_other_sigma(self: StreamIO, sigma, timesteps, other_sigma, dtype, shares=None):
+        levels = noise_levels(self, sigma, timesteps, other_sigma, dtype, shares)
+        if other_sigma is None:
+            return levels
+        _, rows = self.modulate_cross(other_sigma * self.config.sigma_scale, dtype)
+        return replace(levels, cross_modulation=Modulation(rows, torch.arange(len(other_sigma))[:, None]))
+
+    monkeypatch.setattr(StreamIO, "noise_levels", by_other_sigma)
 
 
 def video_positions(frames=2, height=2, width=2, fps=24.0) -> torch.Tensor:

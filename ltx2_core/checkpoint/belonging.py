@@ -4,16 +4,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from ..errors import LTX2Error, MissingFileError, SettingError
-from ..errors.files import visible_files
+from ..errors.files import named_path, visible_files
 from ..errors.foreign import Fields, parse_json
-from .models import MINIATURE, Models
+from .models import BUILT_IN_GEMMA, MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
 from .versions import VERSIONS, version_numbers
-
-GEMMA = MINIATURE / "gemma-mini"
 
 Opened = TypeVar("Opened")
 
@@ -23,7 +21,17 @@ _NAMES_ENCODER = (2, 4)  # the version from which on headers do
 _log = logging.getLogger(__name__)
 
 
-class FollowsModel(Generic[Opened]):
+class ForOurNodes:
+    """What only LTX-2 nodes read, though others have sockets that take it; these are told so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            "Only LTX-2 nodes can read what a loader of LTX-2 has opened: for a node of ComfyUI, open the file with "
+            "ComfyUI's own loader, such as Load Latent Upscale Model."
+        )
+
+
+class FollowsModel(ForOurNodes, Generic[Opened]):
     """What goes with a model, of several files: opened as soon as the model is known, and kept for it."""
 
     def __init__(self, open_for: Callable[[Models], Opened]):
@@ -165,7 +173,7 @@ def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
         MissingFileError: If none of them gives what the model reads; it says what is wrong with the first.
     """
     if models.is_miniature:
-        return GEMMA
+        return BUILT_IN_GEMMA
     reasons = []
     for path in [*([] if models.text_encoder is None else [models.text_encoder]), *paths]:
         try:
@@ -197,7 +205,7 @@ def find_by_name(
         MissingFileError: If there is none.
     """
     beside = models.source("transformer").file.path.parent
-    place = "the model folders" if paths is not None else str(beside)
+    place = "the model folders" if paths is not None else str(named_path(beside))
     if paths is None:
         paths = [path for folder in (".", *folders) for path in visible_files(beside / folder, ".safetensors")]
     found = {name: path for path in paths if fnmatch(name := path.name.lower().replace("_", "-"), pattern)}

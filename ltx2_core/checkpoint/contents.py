@@ -106,9 +106,12 @@ def describe_contents(keys: Iterable[str]) -> str | None:
 
 
 def tell_contents(keys: Iterable[str], expected: str = "") -> str:
-    """Say the same with some of the names, or the names alone where nothing tells more, as an end of a sentence.
+    """Say what a file is, as ``describe_contents`` does, and some of the names in it; the end of a sentence.
 
-    What is ``expected`` is found by one who was told that it is none: then only a part of it is there, or another kind.
+    Args:
+        keys: the names of its tensors.
+        expected: words for what the file was found not to be. Contents that look like it anyway are called a part of
+            one, or one of another generation.
     """
     keys = sorted(keys)
     what = describe_contents(keys)

@@ -148,7 +148,7 @@ def _open(path: Path) -> _Source:
     if is_encoder_alone(file) and (found := find_kind(file.entries)) is not None:
         encoder = TextEncoderFiles(path, (file,), *found)
         encoder.check_stored()
-        return _Source(file, {ours: key for ours, (_, key) in encoder.names.items()}, encoder, False)
+        return _Source(file, encoder.names, encoder, False)
     models = Models([file])
     models.network("transformer")  # which refuses what its config does not fit
     return _Source(file, models.source("transformer").names, None, models.distilled)

@@ -136,19 +136,20 @@ class TensorFile:
         return sum(math.prod(self.shape(key)) for key in keys if not split_companion(key)[1])
 
     def outlines(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Return these tensors on the meta device, but for markers, which say how others are stored.
-
-        Raises CheckpointError for a dtype that cannot be read.
-        """
+        """Return the ``outline`` of these tensors, by their names."""
         return {key: self.outline(key) for key in keys}
 
     @cached_property
     def _outlines(self) -> dict[str, Tensor]:
-        """Those that were asked for."""
+        """What ``outline`` has returned, by name."""
         return {}
 
     def outline(self, key: str) -> Tensor:
-        """Return one of them, the same one each time: a network is checked, then planned, by thousands."""
+        """Return a tensor on the meta device; a marker, which says how others are stored, as it is.
+
+        It is the same object each time: a network has thousands, and is checked, then planned. Raises CheckpointError
+        for a dtype that cannot be read.
+        """
         if (known := self._outlines.get(key)) is not None:
             return known
         if is_marker(key):

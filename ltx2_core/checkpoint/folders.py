@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from os.path import isdir, isfile  # which are no error for a path that cannot be
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..disk_cache.mapped import FileSpan
 from ..errors import CheckpointError, LTX2Error, MissingFileError
 from ..errors.files import visible_files
 from ..errors.foreign import Fields
@@ -67,6 +68,11 @@ class ShardedFile(TensorFile):
     def get(self, key: str) -> Tensor:
         """Return the tensor ``key``, backed by its file."""
         return self._shard_of[key].get(key)
+
+    def spans(self, keys: Iterable[str]) -> list[FileSpan]:
+        """Return where the bytes of these tensors lie, file by file."""
+        wanted = set(keys)
+        return [span for shard in self._shards for span in shard.spans(wanted & shard.entries.keys())]
 
     @property
     def tokenizer_inside(self) -> tuple[str, bytes] | None:

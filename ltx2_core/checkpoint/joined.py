@@ -1,11 +1,13 @@
 """Files of diffusers in which queries, keys and values are three matrices where the official file has one."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..disk_cache.mapped import FileSpan
 from .entries import Entry
 from .files import TensorFile
 
@@ -37,6 +39,10 @@ class JoinedFile(TensorFile):
         if key not in self._joined:
             return self._file.get(key)
         return torch.cat([self._file.get(name) for name in self._joined[key]])
+
+    def spans(self, keys: Iterable[str]) -> list[FileSpan]:
+        """Return where the bytes of these tensors lie, those of the three where they are joined."""
+        return self._file.spans(name for key in keys for name in self._joined.get(key, (key,)))
 
     @property
     def tokenizer_inside(self) -> tuple[str, bytes] | None:

@@ -19,9 +19,10 @@ def check_inside(name: str, *folders: str) -> None:
         SettingError: the name leads out of the folders, or is none.
     """
     path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
-    if path is None or path.anchor or path.drive or ".." in path.parts or has_controls(name):
+    named = path is not None and path.name.strip() and not path.anchor and not path.drive and ".." not in path.parts
+    if not named or has_controls(name):
         raise SettingError(
-            f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
+            f"{name!r} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."
         )
 

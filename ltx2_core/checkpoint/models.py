@@ -29,6 +29,7 @@ _EXAMPLE = "ltx-2-19b-dev.safetensors"
 _NAMED_OTHERWISE = "is of the LTX family, under names or of a generation that are not known here: take an official file"
 
 MINIATURE = Path(__file__).parent.parent / "mini"
+BUILT_IN, BUILT_IN_GEMMA = MINIATURE / "ltx2-mini.safetensors", MINIATURE / "gemma-mini"
 
 VIDEO_VAE = ("video_encoder", "video_decoder")
 AUDIO_VAE = ("audio_encoder", "audio_decoder", "vocoder")
@@ -263,7 +264,7 @@ class Models:
         return f"LTX-{self.version} {word}"
 
     def kind_of(self, hq: bool) -> str:
-        """Return the same, and whether it follows the recipe of few, precise steps."""
+        """Return ``kind``, with "hq" behind it for the recipe of few, precise steps."""
         return f"{self.kind} hq" if hq else self.kind
 
     def source(self, name: str) -> Source:
@@ -319,7 +320,7 @@ def open_models(
     if distilled not in (None, True, False):
         raise SettingError(f"distilled is {shown(distilled)}; True, False or None was expected.")
     if checkpoint == "miniature":
-        checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
+        checkpoint, text_encoder = BUILT_IN, text_encoder or BUILT_IN_GEMMA
     several: Collection[object] = checkpoint if isinstance(checkpoint, Collection) and checkpoint else [checkpoint]
     paths = [as_path(each, "The checkpoint") for each in ([checkpoint] if isinstance(checkpoint, str) else several)]
     own = [("video_vae", video_vae, VIDEO_VAE), ("audio_vae", audio_vae, AUDIO_VAE)]
@@ -382,7 +383,7 @@ def _has_projection(file: TensorFile) -> bool:
 def says_distilled(name: str) -> bool | None:
     """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
     name = name.lower()
-    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distil", name):
+    if re.search(r"(?<![a-z])(?:not|non|no|un|pre)[-_. ]*distil", name):
         return False
     if re.search(r"distil|turbo|lightning", name):
         return True

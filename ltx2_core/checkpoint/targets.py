@@ -99,7 +99,7 @@ class GGUFTarget:
             self._names = {key: name for name, key in source.official_names.items()}
             fields = {"general.architecture": "ltxv"} | source.metadata
         else:
-            self._names = {key: ours for ours, (_, key) in encoder.names.items()}
+            self._names = {key: ours for ours, key in encoder.names.items()}
             fields = _encoder_fields(encoder)
             self._architecture = fields["general.architecture"]
         own = {"general.file_type": _FILE_TYPES[word], "general.quantization_version": _QUANTIZATION_VERSION}

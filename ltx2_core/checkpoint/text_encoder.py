@@ -4,7 +4,7 @@ README.md, "Text encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isdir  # which is no error for a path that cannot be
@@ -108,19 +108,19 @@ class TextEncoderFiles:
     prefix: str  # of the text model's tensors
 
     @cached_property
-    def names(self) -> dict[str, tuple[TensorFile, str]]:
-        """Our name of every tensor of the text model, and where it lies.
+    def names(self) -> dict[str, str]:
+        """Our name of every tensor of the text model, and its key in ``whole``.
 
         CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
         """
         check_order(self.folder)
         self._check_markers()
         names, unknown = {}, list[str]()
-        for shard, key in self.keys():
+        for key in self.whole.entries:
             weight, suffix = split_companion(key)
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
-                names[join_companion(ours, suffix)] = (shard, key)
+                names[join_companion(ours, suffix)] = key
             elif not self.kind.claims(key, self.prefix) and not is_file_marker(key):
                 unknown.append(key)
         if unknown := self._without_model(unknown):
@@ -169,7 +169,12 @@ class TextEncoderFiles:
     def check_stored(self) -> None:
         """Raise CheckpointError, from headers alone, for weights in a format that cannot be read."""
         with named_errors(self.path.name):
-            check_stored(self.whole.outlines(key for _, key in self.names.values()))
+            check_stored(self.whole.outlines(self.names.values()))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of the text model, by our names."""
+        return {ours: self.whole.shape(key) for ours, key in self.names.items()}
 
     @cached_property
     def config(self) -> EncoderConfig:
@@ -178,7 +183,7 @@ class TextEncoderFiles:
         Raises CheckpointError where they are those of another model.
         """
         if (content := self.stated) is None:
-            return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
+            return self.kind.config.from_shapes(self.shapes)
         section = content.section("text_config") if "text_config" in content else content
         model_type = section.word("model_type", content.word("model_type", "another model"))
         if model_type not in self.kind.model_types:
@@ -195,11 +200,10 @@ class TextEncoderFiles:
             return Fields(read_json(path), str(path))
         if "text_config" in self.whole.config:
             stated = Fields(self.whole.config, f"The config in the header of {self.path.name}").section("text_config")
-            rows = [shard.shape(key)[0] for name, (shard, key) in self.names.items() if "embed_tokens" in name]
+            rows = [self.whole.shape(key)[0] for name, key in self.names.items() if "embed_tokens" in name]
             return Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)  # rows have no field
-        packed = next((text for shard in self.shards if (text := shard.metadata.get(PACKED_CONFIG))), None)
-        where = f"{PACKED_CONFIG} in the header of {self.path.name}"
-        return None if packed is None else Fields(parse_json(packed, where), where)
+        packed, where = self.whole.metadata.get(PACKED_CONFIG), f"{PACKED_CONFIG} in the header of {self.path.name}"
+        return Fields(parse_json(packed, where), where) if packed else None
 
     @property
     def gemma_version(self) -> str | None:
@@ -228,34 +232,32 @@ class TextEncoderFiles:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights that are used."""
-        return sum(shard.entries[key].nbytes for shard, key in self.names.values())
+        return sum(self.whole.entries[key].nbytes for key in self.names.values())
 
     @property
     def formats(self) -> list[str]:
         """How the weights that are used are stored, with most bytes first."""
-        return self.whole.formats(key for _, key in self.names.values())
+        return self.whole.formats(self.names.values())
 
     @property
     def parameters(self) -> int:
         """How many numbers the weights that are used stand for."""
-        return self.whole.parameters(key for _, key in self.names.values())
+        return self.whole.parameters(self.names.values())
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer among the weights or beside them.
 
         Raises MissingFileError if there is none, CheckpointError if it is damaged or belongs to another encoder.
         """
-        tokenizer, rows = self._tokenizer(), self.config.vocabulary
+        key, content, where = self.tokenizer_content()
+        tokenizer = foreign_call(lambda: _EMBEDDED[key](content), f"The tokenizer {where} cannot be read")
+        rows = self.config.vocabulary
         if not rows // 2 < tokenizer.words <= rows:
             raise CheckpointError(
                 f"The tokenizer of {self.path.name} belongs to another {self.kind.title}: it knows {tokenizer.words:,} "
                 f"words, and the weights have {rows:,} rows. Download both from one place."
             )
         return tokenizer
-
-    def _tokenizer(self) -> Tokenizer:
-        key, content, where = self.tokenizer_content()
-        return _make_tokenizer(_EMBEDDED[key], content, where)
 
     def tokenizer_content(self, wanted: Collection[str] = tuple(_EMBEDDED)) -> tuple[str, bytes, str]:
         """Return what a packed file calls the tokenizer of these files, the tokenizer itself, and where it is from.
@@ -266,11 +268,12 @@ class TextEncoderFiles:
         Raises:
             MissingFileError: There is none.
         """
-        for shard, key in self.keys():
+        for key in self.whole.entries:
             if (name := key.removeprefix("text_encoders.")) in wanted:
-                if shard.dtype(key) not in (torch.uint8, torch.int8):
-                    raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
-                return name, shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}"
+                where = f"{key} in {self.whole.path.name}"
+                if self.whole.dtype(key) not in (torch.uint8, torch.int8):
+                    raise CheckpointError(f"{where} does not hold bytes; download it again.")
+                return name, self.whole.get(key).numpy().tobytes(), where
         if (inside := self.whole.tokenizer_inside) is not None and inside[0] in wanted:
             return *inside, f"in the header of {self.path.name}"
         for file in self.companion_files():
@@ -292,10 +295,6 @@ class TextEncoderFiles:
         """List the files beside the weights on which an encoded prompt depends: tokenizers, best first, and configs."""
         folders = self.folder, self.folder / "tokenizer", self.folder.parent / "tokenizer"
         return [folder / name for folder in folders for name in (*_BESIDE, "config.json") if (folder / name).is_file()]
-
-    def keys(self) -> list[tuple[TensorFile, str]]:
-        """List everything in these files, wanted or not."""
-        return [(self.whole, key) for key in self.whole.entries]
 
     @cached_property
     def whole(self) -> TensorFile:
@@ -341,11 +340,7 @@ def build_text_encoder(
     with unfilled():
         encoder = files.config.build()
     with named_errors(files.path.name):
-        state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
-        install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])
+        state = {ours: files.whole.get(key) for ours, key in files.names.items()}
+        install_quantized_layers(encoder, state, dtype, deferred, files.names.__getitem__)
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder
-
-
-def _make_tokenizer(make: Callable[[bytes], Tokenizer], content: bytes, where: str) -> Tokenizer:
-    return foreign_call(lambda: make(content), f"The tokenizer {where} cannot be read")

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     """How a file begins, and where its tensors lie."""
 
     header: bytes
-    starts: dict[str, int]  # from the beginning of the file
+    places: dict[str, tuple[int, int]]  # from its first byte to that behind its last, in the file
     size: int  # of the whole file, in bytes
 
 
@@ -51,16 +51,14 @@ def safetensors_layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     """
     ordered = sorted(tensors, key=lambda name: -tensors[name].itemsize)  # so that each begins at a multiple of its own
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    starts, at = {}, 0
+    places, end = {}, 0
     for name in ordered:
         tensor = tensors[name]
-        starts[name], end = at, at + tensor.nbytes
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
+        places[name] = start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    first = 8 + len(text)
-    return Layout(struct.pack("<Q", len(text)) + text, {name: first + at for name, at in starts.items()}, first + at)
+    return _layout(struct.pack("<Q", len(text)) + text, places, end)
 
 
 def gguf_layout(tensors: Mapping[str, GGUFTensor], fields: Mapping[str, Any]) -> Layout:
@@ -78,17 +76,21 @@ def gguf_layout(tensors: Mapping[str, GGUFTensor], fields: Mapping[str, Any]) ->
     every = {**fields, **noted}
     header = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(every))]
     header += [_text(key) + _field(value) for key, value in every.items()]
-    starts, at = {}, 0
+    places, at = {}, 0
     for name, tensor in tensors.items():
         shape = tensor.shape if 1 <= len(tensor.shape) <= _MOST_AXES else _flattened(tensor.shape)
         header.append(_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
         header.append(struct.pack("<IQ", TYPE_NUMBERS[tensor.type], at))
-        starts[name] = at
+        places[name] = at, at + tensor.nbytes
         at += tensor.nbytes + -tensor.nbytes % _ALIGNMENT
     text = b"".join(header)
-    text += bytes(-len(text) % _ALIGNMENT)
-    first = len(text)
-    return Layout(text, {name: first + at for name, at in starts.items()}, first + at)
+    return _layout(text + bytes(-len(text) % _ALIGNMENT), places, at)
+
+
+def _layout(header: bytes, places: Mapping[str, tuple[int, int]], size: int) -> Layout:
+    """A layout by places and size behind the header."""
+    first = len(header)
+    return Layout(header, {name: (first + start, first + end) for name, (start, end) in places.items()}, first + size)
 
 
 def _flattened(shape: Sequence[int]) -> tuple[int, ...]:
@@ -157,12 +159,13 @@ def write_tensors(target: Path, layout: Layout, pieces: Iterable[Piece]) -> None
             f"{target} needs {layout.size:,} bytes, and {folder} has {free:,} left. Make room there, or choose another "
             "folder."
         )
-    places = dict(layout.starts)
+    places = {name: start for name, (start, _) in layout.places.items()}
     with complete_file(target) as file:
         file.write(layout.header)
         file.truncate(layout.size)
         for name, piece in pieces:
             file.seek(places[name])
             places[name] += file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        assert all(places[name] == end for name, (_, end) in layout.places.items()), "pieces are not as laid out"
         file.flush()
         os.fsync(file.fileno())  # before it takes the place of another one, which may be all that there is

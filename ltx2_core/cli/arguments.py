@@ -14,7 +14,7 @@ from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.blend import Blending
 from ..conditioning.conditions import Condition, KeepAudio, KeepVideo
-from ..conditioning.sources import VideoSource
+from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
 from ..geometry import SPACE_SCALE, ClipShape, exact_fps, floor_frames, nearest_frames, nearest_size
@@ -67,7 +67,7 @@ _ONLY_WITH = {
     "blend": ("blend-radius",),
     "as-prompt-needs": ("least-seconds", "most-seconds"),
     "upscale upscaler temporal-upscaler dub": ("upscale-adain-factor", "upscale-tone-map-compression"),
-    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhancer"),
+    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhance-system-prompt", "enhancer"),
     "refine": (
         "refine-sound", "refine-noise-scale", "refine-sigmas", "refine-guidance", "keep-references", "keep-keyframes",
         "tiles", "tile-overlap", "tile-frame-overlap", "tile-mode", "tile-positions", "detailing-lora",
@@ -374,13 +374,11 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
     fps = exact_fps(options.fps or (own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
-    if clip.seconds:
-        _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
+    if clip.seconds and (frames := clip.asked_frames):
+        _log.info("%g s at %s fps: %s.", clip.seconds, options.fps or clip.fps, counted(frames, "frame"))
     if film is not None:
         return _fitted(clip, film, _step(options)), sources
-    if (heard := clip if clip.asked_frames else follow_given(clip, sources.sound, None)) != clip:
-        _log.info("As long as the sound: %d frames at %g fps.", heard.frames, float(clip.fps))
-    return heard, sources
+    return clip if clip.asked_frames else _as_long_as(clip, sources.sound), sources
 
 
 def _step(options: argparse.Namespace) -> int:
@@ -395,18 +393,26 @@ def _streams(options: argparse.Namespace) -> str:
     return "picture only" if options.picture_only else "picture and sound"
 
 
+def _as_long_as(clip: ClipSettings, sound: AudioSource | None) -> ClipSettings:
+    heard = follow_given(clip, sound, None)
+    if heard != clip and heard.frames:
+        _log.info("As long as the sound: %s at %g fps.", counted(heard.frames, "frame"), float(clip.fps))
+    return heard
+
+
 def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
     """``clip`` with the length of ``film`` and its size, to multiples of ``step`` pixels, where it has none."""
     width, height = film.size()
+    frames = clip.asked_frames or floor_frames(film.count(clip.fps))
     clip = replace(
         clip,
         width=clip.width or nearest_size(width, step),
         height=clip.height or nearest_size(height, step),
-        frames=clip.asked_frames or floor_frames(film.count(clip.fps)),
+        frames=frames,
         seconds=None,
     )
-    name = path_of(film).name
-    _log.info("%s as %d x %d, %d frames at %g fps.", name, clip.width, clip.height, clip.frames, float(clip.fps))
+    size = f"{clip.width} x {clip.height}, {counted(frames, 'frame')}"
+    _log.info("%s as %s at %g fps.", path_of(film).name, size, float(clip.fps))
     return clip
 
 

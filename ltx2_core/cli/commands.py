@@ -169,7 +169,9 @@ def _planned_models(options: argparse.Namespace) -> Models | None:
     """The files that are planned with; None for a release that is not here. Raises SettingError for both at once."""
     if options.version and options.checkpoint:
         raise SettingError("--version plans a release that is not here, --checkpoint files that are: give one of them.")
-    return None if options.version else _models(options)
+    if options.version:
+        return None
+    return open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
 
 
 def run_plan(options: argparse.Namespace) -> None:
@@ -213,11 +215,6 @@ def cards_of(options: argparse.Namespace) -> list[str | None]:
     if not 1 <= options.gpus <= 64:
         raise SettingError(f"--gpus is {options.gpus}; a plan can be made for 1 to 64 cards.")
     return [options.card] * options.gpus
-
-
-def _models(options: argparse.Namespace) -> Models:
-    """The files to plan for."""
-    return open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
 
 
 def _blueprint(

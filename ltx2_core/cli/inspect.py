@@ -77,7 +77,9 @@ def _folder(path: Path) -> str:
     """A text encoder, or the parts of a model as diffusers has them; of a folder around anything else, that."""
     if not any((path / name).is_dir() for name in SUBFOLDERS):
         try:
-            return _text_encoder(open_text_encoder(path))
+            encoder = open_text_encoder(path)
+            if not any(dict(sources_in(file)) for file in open_files(path)):
+                return _text_encoder(encoder)
         except CheckpointError as error:
             files = visible_files(path, ".safetensors")
             if len(files) == 1 and find_kind(TensorFile(files[0]).entries) is None:

@@ -195,7 +195,12 @@ def values_in(path: Path, command: Command) -> Values:
 
 
 def settings_of_tags(tags: Mapping[str, str], name: str, command: Command) -> Values:
-    """Return the settings that the ``tags`` of the file ``name`` hold; none where they say nothing. Raises likewise."""
+    """Return the settings that the ``tags`` of the file ``name`` hold; none where they say nothing.
+
+    Raises:
+        MediaError, CheckpointError: they are damaged.
+        SettingError: they name a setting that there is not.
+    """
     if SETTINGS_TAG not in tags:
         return {}
     settings = parse_json(tags[SETTINGS_TAG], f"What {name} says of its settings").get("settings")

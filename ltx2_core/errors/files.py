@@ -74,12 +74,13 @@ def named_path(path: Path) -> Path:
 
 
 def visible_files(folder: Path, *ends: str) -> list[Path]:
-    """List what lies in ``folder`` under names that end so, large and small letters alike, in their order.
+    """List the files in ``folder`` whose names end so, large and small letters alike, in their order.
 
-    Hidden files are left out: macOS puts one beside each file that it writes on a foreign disk.
+    Hidden ones are left out: macOS puts one beside each file that it writes on a foreign disk. So are folders of such a
+    name, as downloads make them; links to nothing are not, so that they can be told.
     """
     found = (each for each in folder.glob("*") if each.name.lower().endswith(ends))
-    return sorted(each for each in found if not each.name.startswith("."))
+    return sorted(each for each in found if not each.name.startswith(".") and not os.path.isdir(each))
 
 
 def named_beside(path: Path, begin: str, end: str) -> Path:

@@ -114,7 +114,7 @@ def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
 
     Raises CheckpointError if it changes none.
     """
-    shapes = {ours: shard.shape(key) for ours, (shard, key) in encoder.names.items()}
+    shapes = encoder.shapes
     fitting = sum(name in shapes and delta.fits(shapes[name]) for _, name, delta in lora.layers)
     if not fitting:
         raise CheckpointError(

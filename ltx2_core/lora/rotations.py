@@ -1,4 +1,8 @@
-"""Rotations of a weight's rows or columns, in blocks: what OFT and BOFT do (see README.md, "Forms")."""
+"""Rotations of a weight's rows or columns, in blocks: what OFT and BOFT do (see README.md, "Forms").
+
+A ``..._shape`` function takes the shapes of the parts of a form. A ``rotate_...`` function takes a weight (out, in),
+the parts and the facts of the form, and returns the change at strength 1, (out, in): what rotating adds to the weight.
+"""
 
 import math
 from collections.abc import Mapping
@@ -47,7 +51,7 @@ def rotate_outputs(weight: Tensor, parts: Parts, facts: Facts) -> Tensor:
 
 
 def rotate_outputs_in_stages(weight: Tensor, parts: Parts, facts: Facts) -> Tensor:
-    """Return the same of BOFT of LyCORIS."""
+    """Return what a rotation of the rows in stages changes: BOFT of LyCORIS."""
     turns = _turns_of_outputs(weight, parts, facts)
     return _rescale(weight, _turn_in_stages(weight, turns, together=False) - weight, parts.get("rescale"))
 
@@ -60,7 +64,7 @@ def rotate_inputs(weight: Tensor, parts: Parts, facts: Facts) -> Tensor:
 
 
 def rotate_inputs_in_stages(weight: Tensor, parts: Parts, facts: Facts) -> Tensor:
-    """Return the same of BOFT of PEFT."""
+    """Return what a rotation of the columns in stages changes: BOFT of PEFT."""
     turns = _turn(_skew(parts["boft_R"]) / -2)
     return _rescale(weight, _turn_in_stages(weight.T, turns, together=True).T - weight, parts["boft_s"])
 
@@ -103,7 +107,7 @@ def _turn(skew: Tensor) -> Tensor:
 
 
 def _turn_of_peft(skew: Tensor, facts: Facts) -> Tensor:
-    """The same, as PEFT's settings say: the other way round, or by the beginning of its series."""
+    """Cayley's rotation as PEFT's settings say: the other way round, or by the beginning of its series."""
     if facts.get("coft"):
         skew = _limit(skew, facts.get("eps", 6e-5) / math.sqrt(len(skew)), (1, 2))
     if not facts.get("use_cayley_neumann", True):

@@ -136,7 +136,7 @@ def _plan_layer(delta: Delta, energy: float, limit: int | None) -> ShrunkLayer:
     before, total = int(delta.rank or 0), squares.sum()
     kept = squares.cumsum(0)
     wanted = 1 + int((kept < energy**2 * total).sum()) if energy < 1 else before
-    after = max(1, min(wanted, before, limit or before))
+    after = max(1, min(wanted, len(squares), limit or before))  # a product has no more directions than its sides
     lost = 0.0 if after >= len(squares) else (squares[after:].sum() / total.clamp(min=1e-300)).sqrt().item()
     return ShrunkLayer(delta.name, (before, after), abs(delta.scale) * total.sqrt().item(), lost)
 

@@ -1,10 +1,13 @@
-"""Whether a file ends before it says: RIFF (WAV, AVI), AIFF and Matroska (MKV, WebM) begin with their length."""
+"""Whether a file ends before it says: RIFF, RF64 (WAV, AVI), AIFF, Matroska (MKV, WebM) and MP3 say their length."""
 
 import os
+import re
 from typing import BinaryIO
 
 ROUNDING = 1024  # bytes; some programs count their own headers wrongly
 _RIFF_UNKNOWN = 0x7FFF0000  # and more stands where the end was not known yet
+# A frame of MPEG audio, which holds how many frames there are and how many bytes.
+_XING = re.compile(rb"\xff[\xe0-\xff].{2,40}(?:Xing|Info)...[\x03\x07\x0b\x0f].{4}(.{4})", re.DOTALL)
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 
 
@@ -12,9 +15,12 @@ def is_cut_off(file: BinaryIO) -> bool:
     """Return whether bytes are missing at the end of a file, by its own words; it is at its beginning again."""
     file.seek(0)
     head = file.read(128)
+    tags = _tags(head)
+    file.seek(tags)
+    said = _said(head) or tags + _said_of_mp3(file.read(512))
     there = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return _said(head) > there + ROUNDING
+    return said > there + ROUNDING
 
 
 def _said(head: bytes) -> int:
@@ -22,6 +28,8 @@ def _said(head: bytes) -> int:
     if head[:4] in (b"RIFF", b"FORM"):
         size = int.from_bytes(head[4:8], "little" if head[:1] == b"R" else "big")
         return size + 8 if size < _RIFF_UNKNOWN else 0
+    if head[:4] == b"RF64":
+        return int.from_bytes(head[20:28], "little") + 8
     if head[:4] != _EBML:
         return 0
     size, place = _number(head, 4)
@@ -30,6 +38,19 @@ def _said(head: bytes) -> int:
         return 0
     size, place = _number(head, place + 4)
     return size + place
+
+
+def _tags(head: bytes) -> int:
+    """How many bytes the tags (ID3) at the beginning of an MP3 take."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10])))
+
+
+def _said_of_mp3(first: bytes) -> int:
+    """How many bytes an MP3 has behind its tags, by what encoders write into its ``first`` frame; 0 if nothing."""
+    found = _XING.match(first)
+    return int.from_bytes(found[1], "big") if found else 0
 
 
 def _number(head: bytes, place: int) -> tuple[int, int]:

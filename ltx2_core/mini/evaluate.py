@@ -22,7 +22,8 @@ from einops import rearrange
 
 from ..audio_vae import AudioVAEConfig, log_mel
 from ..checkpoint import build, open_models
-from ..checkpoint.models import MINIATURE
+from ..checkpoint.models import BUILT_IN
+from ..checkpoint.models import BUILT_IN_GEMMA as GEMMA
 from ..checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty
@@ -39,7 +40,6 @@ from . import measure, world
 SHAPE = ClipShape(world.SIZE, world.SIZE, world.FRAMES, Fraction(world.FPS))
 HELD_OUT = 10**6  # seed of the captions; training counts its seeds from 0
 BATCH = 20
-BUILT_IN, GEMMA = MINIATURE / "ltx2-mini.safetensors", MINIATURE / "gemma-mini"
 
 Clip = tuple[np.ndarray, np.ndarray]  # pictures (F, H, W, 3) in 0..1, sound (2, N)
 Wanted = tuple[str, str, int]  # colour, place, count

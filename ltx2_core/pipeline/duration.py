@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..checkpoint import Models
 from ..checkpoint.duration_head import DurationHeadFile
 from ..conditioning.sources import AudioSource, VideoSource
-from ..errors import MissingFileError, SettingError
+from ..errors import MissingFileError, SettingError, counted
 from ..fields import settings_of
 from ..geometry import covering_frames, nearest_frames, predicted_frames
 from ..settings import AS_GIVEN, AS_PROMPT, AUTO, STREAM_CHOICES, ClipSettings, Request
@@ -48,7 +48,7 @@ def fit_length(clip: ClipSettings, models: Models, contexts: Contexts) -> ClipSe
     """
     seconds = predict_seconds(head_of(models).build(), contexts, STREAM_CHOICES[clip.streams])
     frames = predicted_frames(seconds, clip.fps, clip.least_seconds, clip.most_seconds)
-    _log.info("The prompt needs %.1f s: %d frames at %g fps.", seconds, frames, float(clip.fps))
+    _log.info("The prompt needs %.1f s: %s at %g fps.", seconds, counted(frames, "frame"), float(clip.fps))
     return clip.lasting(frames)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checkpoint.belonging import check_prompt
 from ..checkpoint.files import TensorFile
+from ..checkpoint.loading import check_numbers
 from ..checkpoint.models import Models
 from ..checkpoint.prompt_cache import TEXT_COMPONENTS, prompt_cache
 from ..disk_cache import LIMIT_BYTES, NOWHERE, DiskCache, fingerprint
@@ -210,14 +211,14 @@ def read_contexts(path: Path, engine: Engine) -> dict[str, Tensor]:
     for stream, width in zip(STREAMS, _widths(engine.models)):
         name = f"{stream}_context"
         shape = file.shape(name) if name in file.entries else ()
-        if len(shape) != 3 or shape[0] != 1 or shape[2] != width:
+        if len(shape) != 3 or (shape[0], shape[2]) != (1, width) or not shape[1]:
             has = f"a {name} of the shape {shape}" if shape else f"no {name}"
             raise CheckpointError(
                 f"{path.name} has {has}; {engine.models.kind} reads encoded prompts with one of (1, tokens, {width}): "
                 "choose another file, or give the prompt itself."
             )
+        check_numbers(file.get(name), partial("{} in {}".format, name, path.name))
         found[stream] = file.get(name).to(engine.dtype(CONNECTORS))
-        check_finite(found[stream], f"reading {path.name}")
     return found
 
 

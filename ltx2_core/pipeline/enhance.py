@@ -99,12 +99,13 @@ class WritePrompt(Stage):
             SettingError: the prompt is too long, or the text encoder does not chat, or not about pictures.
         """
         tokenizer, written = engine.tokenizer, list[int]()
-        told = INSTRUCTION if seen is None else f"{INSTRUCTION}\n\n{ABOUT_PICTURE}"
+        ours = INSTRUCTION if seen is None else f"{INSTRUCTION}\n\n{ABOUT_PICTURE}"
+        told = settings.system_prompt.strip() or ours
         chat = open_chat(tokenizer, told, readable_prompt(prompt), 0 if seen is None else len(seen))
         if len(chat.ids) > LONGEST_CHAT:
             raise SettingError(
-                f"The prompt has {len(chat.ids):,} tokens with the instruction, at most {LONGEST_CHAT:,} can be "
-                "enhanced: a prompt of this length says enough by itself."
+                f"The prompt has {len(chat.ids):,} tokens with what Gemma is told to do, at most {LONGEST_CHAT:,} can "
+                "be enhanced: shorten it, or the system prompt. A prompt of this length says enough by itself."
             )
         with engine.use(self) as networks:
             encoder = networks[TEXT_ENCODER]
@@ -143,7 +144,8 @@ def enhance(engine: Engine, prompt: str, settings: Enhancing, keep: bool = True,
         seen = None if picture is None else SeePicture().run(engine, picture)
         answer = clean(WritePrompt(settings.longest).run(engine, prompt, settings, seen))
         cache.keep(key, answer=torch.tensor(list(answer.encode()), dtype=torch.uint8))
-    if answer and not (lost := find_lost(prompt, answer)):
+    lost = [] if settings.system_prompt.strip() else find_lost(prompt, answer)
+    if answer and not lost:
         _log.info("Enhanced prompt: %s", answer)
         return answer
     reason = f"the new one leaves out {', '.join(lost[:5])}" if answer else "the new one is empty"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..checkpoint import Models
+from ..checkpoint.files import called
 from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
 from ..disk_cache import DiskCache
@@ -210,7 +211,11 @@ def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
 
 
 def _name_of(models: Models) -> str:
-    return models.sources["transformer"].file.path.stem if "transformer" in models.sources else models.kind
+    """The name of the transformer's file, without its ending, or of its folder."""
+    if "transformer" not in models.sources:
+        return models.kind
+    path = models.sources["transformer"].file.path
+    return path.name if path.is_dir() else called(path).removesuffix(path.suffix)
 
 
 def recipe_of(models: Models, hq: bool = False) -> Recipe:

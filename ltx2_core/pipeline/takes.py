@@ -68,8 +68,9 @@ class Take:
         streams = self.content.streams()
         what = f"{' and '.join(streams)} latent"
         size = "" if self.content.video is None else f", {self.content.shape(self.fps or Fraction(24)).describe()}"
+        cut = "" if self.shown is None else ", of which {} x {} are shown".format(*self.shown)
         stopped = "" if self.last is None else f", stopped at noise level {self.last.sigma:.3g}"
-        return f"{what}{size}{stopped}"
+        return f"{what}{size}{cut}{stopped}"
 
 
 def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:

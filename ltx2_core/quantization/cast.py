@@ -1,6 +1,5 @@
 """Which weights of a transformer become smaller when the user asks for it (see README.md, "Casting")."""
 
-import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from ..errors import SettingError, is_out_of_memory
 from .formats import CASTS, SCALE_SUFFIXES
+from .kept import kept_names
 from .stored import Format, Shape
 
 _PLAIN_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -38,7 +38,7 @@ def cast(state: dict[str, Tensor], format: str, device: torch.device | None = No
         SettingError: there is no such row.
     """
     check_format(format)
-    for name in castable(state, format):
+    for name in castable(state):
         module = name.removesuffix(".weight")
         row, weight = CASTS[format], state[name]
         made = _quantized(weight, row) if device is None else _quantize_on(device, row, weight)
@@ -70,15 +70,14 @@ def _quantize_on(device: torch.device, format: Format, weight: Tensor) -> dict[s
     return format.quantize(weight)
 
 
-def castable(state: Mapping[str, Tensor], format: str) -> list[str]:
-    """Return the names of the matrices in a transformer's ``state`` that a cast to ``format`` changes: those that are
-    not quantised yet, and that the format does not keep."""
-    last = max((int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))), default=0)
-    kept = re.compile("|".join(CASTS[format].kept or {}).format(last=last))
+def castable(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the matrices in a transformer's ``state`` that a cast changes: those that are not quantised
+    yet, and that do not stay as ``kept_names`` says."""
+    is_kept = kept_names(state)
 
     def is_plain_matrix(name: str, value: Tensor) -> bool:
         module, _, leaf = name.rpartition(".")
         scaled = any(f"{module}.{suffix}" in state for suffix in SCALE_SUFFIXES)
         return leaf == "weight" and value.ndim == 2 and value.dtype in _PLAIN_DTYPES and not scaled
 
-    return [name for name, value in state.items() if is_plain_matrix(name, value) and not kept.match(name)]
+    return [name for name, value in state.items() if is_plain_matrix(name, value) and not is_kept(name)]

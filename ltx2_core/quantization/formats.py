@@ -4,6 +4,7 @@ A further format is one file beside this one, with a class derived from ``stored
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from .int8 import INT8
 from .mxfp8 import MXFP8
 from .nf4 import NF4
 from .nvfp4 import NVFP4
-from .stored import MARKERS, Format, QuantizedLinear, Shape, StoredWeight, collect_weights
+from .stored import MARKERS, Format, QuantizedLinear, Shape, StoredWeight
 from .w4a4 import W4A4
 from .w4a8 import W4A8
 
@@ -24,7 +25,7 @@ from .w4a8 import W4A8
 FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP4, MXFP8, W4A8, W4A4, NF4, GGUF)}
 
 # Those to which the weights of a transformer can be cast.
-CASTS = {name: format for name, format in FORMATS.items() if format.kept is not None}
+CASTS = {name: format for name, format in FORMATS.items() if format.is_cast_to}
 
 # Those in which releases are planned without a file.
 PLANNED = {**CASTS, NVFP4.name: NVFP4}
@@ -176,13 +177,28 @@ def is_file_marker(key: str) -> bool:
     return any(format.file_marker and key.endswith(format.file_marker) for format in FORMATS.values())
 
 
-def stored_weights(tensors: Mapping[str, Tensor]) -> dict[str, StoredWeight]:
+def stored_weights(tensors: Mapping[str, Tensor], name_in_file: Callable[[str], str] = str) -> dict[str, StoredWeight]:
     """Return every tensor that is no companion of another, with its companions, by name.
+
+    A companion without its weight is left out.
 
     Args:
         tensors: By name, as in a file; on the meta device those that are not looked at, which markers are.
+        name_in_file: Returns what errors call a weight.
     """
-    return collect_weights(tensors, split_companion)
+    beside: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, StoredWeight] = {}
+    for name, tensor in tensors.items():
+        weight, suffix = split_companion(name)
+        if suffix:
+            beside.setdefault(weight, {})[suffix] = tensor
+        else:
+            weights[name] = StoredWeight(name_in_file(name), tensor)
+    for name in beside.keys() & weights.keys():
+        marker = next((beside[name][suffix] for suffix in MARKERS if suffix in beside[name]), None)
+        companions = {suffix: each for suffix, each in beside[name].items() if suffix not in MARKERS}
+        weights[name] = replace(weights[name], companions=companions, marker=marker)
+    return weights
 
 
 def matrix_shape(stored: StoredWeight, expected: Shape | None = None) -> Shape:
@@ -261,7 +277,7 @@ def use_scaled_products(
 
     The price is that inputs are rounded as weights are: a layer in fp8 errs by 3.7 % instead of 2.65 %, one in int8 by
     1.1 % instead of 0.8 %, one in nvfp4 by 13 % instead of 9.5 %. That suits a transformer, where what must be
-    fine is not quantised anyway (``Format.kept``). A network that runs once for a prompt, Gemma above all, gains no
+    fine is not quantised anyway (``kept_names``). A network that runs once for a prompt, Gemma above all, gains no
     time worth it, so a new layer is exact until this is called.
 
     Args:
@@ -361,7 +377,7 @@ def _take_quantized(
 
 def _take_weights(state: dict[str, Tensor], name_in_file: Callable[[str], str]) -> dict[str, StoredWeight]:
     """Return what ``state`` holds, by our names; companions are no longer in it afterwards."""
-    weights = collect_weights(state, split_companion, name_in_file)
+    weights = stored_weights(state, name_in_file)
     for name in [name for name in state if split_companion(name)[1]]:
         _refuse_foreign(name)
         del state[name]

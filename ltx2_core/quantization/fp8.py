@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from .fp8_products import has_products, multiplies, row_scales, scaled_linear
-from .kept import KEPT
 from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight, Writer, marker_of, pick
 
 _DTYPES = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
@@ -64,7 +63,7 @@ class Fp8Format(Format):
     scale_suffixes = ("weight_scale", "scale_weight", "weight_scale_inv", "quanto_scale", "torchao_scale")
     input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"
-    kept = KEPT
+    is_cast_to = True
     writers = _WRITERS
     operation = torch.ops.aten._scaled_mm
     rate = "products8"

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kept import KEPT
 from .kitchen import KitchenFormat
 from .rotation import GROUP, RotatedFormat, rotate
 from .stored import QuantizedLinear, Shape, StoredWeight, Writer, marker_of
@@ -51,7 +50,7 @@ class Int8Format(KitchenFormat, RotatedFormat):
     scale_suffixes = ("weight_scale", "quanto_scale", "SCB", "torchao_scale")
     other_suffixes = ("torchao_zero_point",)
     input_suffixes = ("input_scale", "output_scale", "weight_format")
-    kept = KEPT
+    is_cast_to = True
     scaled_on = ("cuda", "cpu")
     tolerance = 0.02
     rounds_apart = False  # kernels of cards rotate, round and scale inside the product; CPUs do not

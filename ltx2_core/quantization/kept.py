@@ -3,32 +3,23 @@
 import re
 from collections.abc import Callable, Collection, Iterable
 
-# By a word, how the names of the transformer's matrices begin that belong together, and why they stay; ``{last}`` is
-# the number of the last block.
+# By a word, how the names of the transformer's matrices begin that belong together; ``{last}`` is the number of the
+# last block.
 _TRANSFORMER = {
-    "ends": (
-        r"(?!blocks\.)",
-        "the ends of both streams, AdaLN and captions: few bytes, on which every token of a step depends",
-    ),
-    "blocks": (
-        r"blocks\.(0|{last})\.",
-        "the first and the last block: what they get wrong all others inherit, or none can mend",
-    ),
-    "sound": (r"blocks\.\d+\.audio\.", "the sound: it turns metallic or choppy long before a picture turns soft"),
-    "crossing": (
-        r"blocks\.\d+\.(audio_to_video|video_to_audio)\.",
-        "where picture and sound meet: lips and impacts stay on time",
-    ),
-    "gates": (r"blocks\.\d+\.video\.\w+\.gate\.", "one number per head: nothing to save"),
+    # Of both streams, with AdaLN and captions: few bytes, on which every token of a step depends.
+    "ends": r"(?!blocks\.)",
+    # What the first and the last block get wrong all others inherit, or none can mend.
+    "blocks": r"blocks\.(0|{last})\.",
+    # It turns metallic or choppy long before a picture turns soft.
+    "sound": r"blocks\.\d+\.audio\.",
+    # Where picture and sound meet: lips and impacts stay on time.
+    "crossing": r"blocks\.\d+\.(audio_to_video|video_to_audio)\.",
+    # One number per head: nothing to save.
+    "gates": r"blocks\.\d+\.video\.\w+\.gate\.",
 }
 
-# The same of a text encoder.
-_TEXT_ENCODER = {
-    "ends": (r"model\.embed_tokens\.", "the table of words: every layer works on what it gives"),
-    "blocks": (r"model\.layers\.(0|{last})\.", "the first and the last layer, as of the transformer"),
-}
-
-KEPT = dict(_TRANSFORMER.values())
+# The same of a text encoder: the table of words, on which every layer works, and its first and last layer.
+_TEXT_ENCODER = {"ends": r"model\.embed_tokens\.", "blocks": r"model\.layers\.(0|{last})\."}
 
 # The words by which people choose what stays.
 KEPT_WORDS = tuple(_TRANSFORMER)
@@ -46,5 +37,5 @@ def kept_names(names: Iterable[str], words: Collection[str] = KEPT_WORDS) -> Cal
     last = max((int(found[1]) for name in names if (found := _NUMBER.match(name))), default=0)
     is_text = any(name.startswith("model.") for name in names)
     groups = _TEXT_ENCODER if is_text else _TRANSFORMER
-    patterns = [groups[word][0].replace("{last}", str(last)) for word in words if word in groups]
+    patterns = [groups[word].replace("{last}", str(last)) for word in words if word in groups]
     return lambda name: any(re.match(pattern, name) for pattern in patterns)

@@ -7,6 +7,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -291,9 +292,9 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 def _without_parameters(stored: StoredWeight) -> StoredWeight:
     """The same tensors as no part of a module, which kernels may not know how to take."""
     companions = {suffix: each.data for suffix, each in stored.companions.items()}
-    return StoredWeight(stored.name, stored.weight.data, companions, stored.marker)
+    return replace(stored, weight=stored.weight.data, companions=companions)
 
 
 def _moved(stored: StoredWeight, device: torch.device) -> StoredWeight:
     companions = {suffix: each.to(device) for suffix, each in stored.companions.items()}
-    return StoredWeight(stored.name, stored.weight.to(device), companions, stored.marker)
+    return replace(stored, weight=stored.weight.to(device), companions=companions)

@@ -1,6 +1,7 @@
 """Weights of half a byte: numbers of four bits, a float8 scale for every 16 of them, and one for all (see README.md,
 "nvfp4")."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -102,7 +103,7 @@ class Nvfp4Format(KitchenFormat):
         """Return a weight with those companions alone that a layer holds, scales of blocks as what they are."""
         kept = super().kept_companions(stored)
         companions = {**kept.companions, "weight_scale": as_e4m3(kept.companions["weight_scale"])}
-        return StoredWeight(kept.name, kept.weight, companions, kept.marker)
+        return replace(kept, companions=companions)
 
     def expand_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix in float32."""

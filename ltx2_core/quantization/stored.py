@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
 
@@ -202,8 +202,7 @@ class Format:
         other_suffixes: those of other companions that are needed to expand it.
         input_suffixes: those of companions about a layer's inputs, in all spellings, which expanding does not need.
         file_marker: the suffix of a tensor that says something about a file as a whole; empty if there is none.
-        kept: patterns of the transformer's matrices that a cast leaves alone, each with its reason; ``{last}`` is the
-            number of the last block. None if nothing is cast to this format.
+        is_cast_to: whether ``cast`` may choose it, for which it has ``quantize``.
         writers: how files are written, by the words that choose it.
         file_end: the end of the names of such files.
         scaled_on: the types of device on which its layers multiply without expanding their weight, if those can and
@@ -219,7 +218,7 @@ class Format:
     other_suffixes: ClassVar[tuple[str, ...]] = ()
     input_suffixes: ClassVar[tuple[str, ...]] = ()
     file_marker: ClassVar[str] = ""
-    kept: ClassVar[Mapping[str, str] | None] = None
+    is_cast_to: ClassVar[bool] = False
     writers: ClassVar[Mapping[str, Writer]] = {}
     file_end: ClassVar[str] = ".safetensors"
     scaled_on: ClassVar[Collection[str]] = ("cuda",)
@@ -284,7 +283,7 @@ class Format:
             suffix: pick(each, rows) if each.ndim and len(each) == count > 1 else each
             for suffix, each in stored.companions.items()
         }
-        picked = StoredWeight(stored.name, pick(stored.weight, rows), companions, stored.marker)
+        picked = replace(stored, weight=pick(stored.weight, rows), companions=companions)
         return self.expand_rows(picked, (len(rows), shape[1]), 0, len(rows))
 
     def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:
@@ -295,7 +294,7 @@ class Format:
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Return a plain matrix (out, in) in this format: "weight" and its companions, by suffix.
 
-        Asked only of formats that weights are cast to (``kept``).
+        Asked only of formats that weights are cast to (``is_cast_to``).
         """
         raise NotImplementedError
 
@@ -311,7 +310,7 @@ class Format:
         """Return a weight with those companions alone that a layer holds."""
         wanted = self.scale_suffixes + self.other_suffixes
         companions = {suffix: tensor for suffix, tensor in stored.companions.items() if suffix in wanted}
-        return StoredWeight(stored.name, stored.weight, companions, stored.marker)
+        return replace(stored, companions=companions)
 
     def is_large_enough(self, shape: Shape, device: torch.device) -> bool:
         """Return whether a matrix of ``shape`` is worth a product of its own on ``device``."""
@@ -340,33 +339,3 @@ class Format:
     def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
         """Return the product of a square matrix with itself in this format, to time a device; None if it has none."""
         return None
-
-
-def collect_weights(
-    tensors: Mapping[str, Tensor],
-    companion_of: Callable[[str], tuple[str, str]],
-    name_in_file: Callable[[str], str] = str,
-) -> dict[str, StoredWeight]:
-    """Return every weight among ``tensors`` with what stands beside it, by name.
-
-    Args:
-        tensors: by name, as in a file.
-        companion_of: returns, for the name of a tensor, that of the weight that it belongs to, and its suffix.
-        name_in_file: returns what errors call a weight.
-
-    A companion without its weight is left out.
-    """
-    beside: dict[str, dict[str, Tensor]] = {}
-    weights: dict[str, StoredWeight] = {}
-    for name, tensor in tensors.items():
-        weight, suffix = companion_of(name)
-        if suffix:
-            beside.setdefault(weight, {})[suffix] = tensor
-        else:
-            weights[name] = StoredWeight(name_in_file(name), tensor)
-    for name, companions in beside.items():
-        if (stored := weights.get(name)) is not None:
-            marker = next((companions[suffix] for suffix in MARKERS if suffix in companions), None)
-            others = {suffix: each for suffix, each in companions.items() if suffix not in MARKERS}
-            weights[name] = StoredWeight(stored.name, stored.weight, others, marker)
-    return weights

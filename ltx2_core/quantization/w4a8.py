@@ -1,5 +1,7 @@
 """Weights of four or six bits that stand for int8, with scales of groups and of rows (see README.md, "w4a8")."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ class W4a8Format(RotatedFormat):
         """Return a weight with those companions alone that a layer holds, scales of groups as what they are."""
         kept = super().kept_companions(stored)
         companions = {**kept.companions, "weight_s_rel": as_e4m3(kept.companions["weight_s_rel"])}
-        return StoredWeight(kept.name, kept.weight, companions, kept.marker)
+        return replace(kept, companions=companions)
 
     def stored_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix as it is stored, in float32; that the product is a whole number is the format's."""
@@ -71,7 +73,7 @@ class W4a8Format(RotatedFormat):
         companions |= {suffix: pick(companions[suffix].reshape(shape[0], -1), rows) for suffix in self.scale_suffixes}
         if (correction := companions.get("weight_correction")) is not None:
             companions["weight_correction"] = correction[:, rows]
-        picked = StoredWeight(stored.name, stored.weight[rows], companions, stored.marker)
+        picked = replace(stored, weight=stored.weight[rows], companions=companions)
         return self.expand_rows(picked, (len(rows), shape[1]), 0, len(rows))
 
     def _numbers(self, stored: StoredWeight, columns: int, start: int, stop: int) -> Tensor:

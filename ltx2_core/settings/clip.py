@@ -73,6 +73,12 @@ class Enhancing(Checked):
         "Where the text ends at the latest; a sentence that is not finished by then is left out. A word has one or two "
         "tokens.",
     ] = 512
+    system_prompt: Annotated[
+        str,
+        Words(lines=True, advanced=True),
+        "What Gemma is told to do with the prompt, in place of our own instruction; then nobody looks whether the "
+        "prompt is still said. Empty takes ours.",
+    ] = ""
 
 
 def given_negative(negative: str | None, recipe: Recipe) -> str:

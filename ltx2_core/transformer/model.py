@@ -81,7 +81,8 @@ class StreamIO(nn.Module):
         dtype: torch.dtype,
         shares: TokenLevels | None = None,
     ) -> NoiseLevels:
-        """Compute everything that depends on the noise levels of a stream, and of the other one.
+        """Compute everything that depends on the noise levels of a stream, and of the other one (see README.md,
+        "Modulation between the streams").
 
         Args:
             sigma: Noise level of the stream as a whole (B,).
@@ -97,7 +98,7 @@ class StreamIO(nn.Module):
         if self.modulate_text is not None:
             text = Modulation(self.modulate_text(sigma * self.config.sigma_scale, dtype)[1], each_clip)
         if other_sigma is not None:
-            cross_modulation = self.modulate_by_own_level(levels, level, other_sigma, dtype)
+            cross_modulation = Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype)[1], level)
             gates = self.gate_cross(other_sigma * self.config.cross_gate_scale, dtype)[1]
             cross_gate = Modulation(gates, each_clip)
         own, output = Modulation(rows, level), Modulation(embedded[:, None], level)
@@ -150,22 +151,6 @@ class StreamIO(nn.Module):
         context = caption(stream.context) if cache is None else cache.find(self, partial(caption, stream.context))
         negative = None if stream.nag is None else TextInput(caption(stream.nag.context), None, modulation)
         return TextInput(context, bias, modulation, stream.nag, negative, cache)
-
-    def modulate_by_own_level(
-        self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype
-    ) -> Modulation:
-        """Scale and shift for the attention between the streams, by each token's own noise level.
-
-        So the official library does since May 2026; before, the other stream's sigma counted (see README.md,
-        "Modulation between the streams").
-
-        Args:
-            levels: The distinct noise levels (M,).
-            level: Which of them each token has (B, N or 1).
-            other_sigma: Noise level of the other stream (B,), for other rules than this one.
-            dtype: The dtype of the hidden states.
-        """
-        return Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype)[1], level)
 
     def to_velocity(self, state: StreamState) -> Tensor:
         """Map the state after the last block to the velocity (B, N, C)."""

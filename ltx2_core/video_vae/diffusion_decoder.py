@@ -166,7 +166,10 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         Returns:
             (B, F, H/4, W/4, C), and that of the keyframes.
         """
-        context = self._run_stage(len(self.stages) - 1, cells, is_first)
+        stage = len(self.stages) - 1
+        for block in self.stages[stage].children():
+            cells = block(cells)
+        context: Hidden = self.upsamples[stage](cells, is_first)
         if not is_last:
             return context
         if isinstance(context, Joint):
@@ -176,11 +179,6 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
     def _without_ghosts(self, context: Tensor) -> Tensor:
         content = max(context.shape[1] - self.config.ghosts * self.config.time_scale, 1)
         return context[:, : max(content, self.config.stages[-1].kernel[0])]
-
-    def _run_stage(self, number: int, x: Hidden, is_first: bool) -> Hidden:
-        for block in self.stages[number].children():
-            x = block(x)
-        return self.upsamples[number](x, is_first)
 
     def denoise(self, noise: Hidden, context: Hidden, steps: int | None = None) -> Hidden:
         """Turn noise (B, 3, F, H, W) into pixels of the same shape.

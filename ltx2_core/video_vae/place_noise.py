@@ -21,6 +21,9 @@ def place_noise(seed: int, shape: tuple[int, int, int, int, int], start: tuple[i
         shape: (B, C, F, H, W), of the part; all clips of a batch see the same noise, that of each by itself.
         start: frame, row and column of the clip at which the part begins.
         like: gives dtype and device.
+
+    Returns:
+        (B, C, F, H, W), with mean 0 and deviation 1.
     """
     _, channels, frames, height, width = shape
     device = like.device

@@ -14,7 +14,7 @@ from ltx2_core.memory import Store
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 from ltx2_core.transformer.modulation import Modulation, gated_sum, modulate
 
-WIDTH, TOKENS, FIRST_FRAME = 256, 2048, 128
+WIDTH, TOKENS, FIRST_FRAME = 256, 1024, 64
 HIDDEN = TOKENS * WIDTH * 4  # bytes of the hidden states of the video: the unit here
 
 

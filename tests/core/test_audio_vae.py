@@ -93,20 +93,18 @@ def test_encoder_and_decoder_share_nothing_but_the_statistics(version):
 
 def test_mel_length_to_latent_length():
     lengths = {1: 1, 4: 1, 5: 2, 8: 2, 97: 25, 100: 25, 101: 26, 505: 127}
-    with torch.device("meta"):
-        encoder = AudioEncoder(AudioVAEConfig())
-        assert {t: encoder(torch.empty(1, 2, t, 64)).shape for t in lengths} == {
-            t: (1, 8, latent, 16) for t, latent in lengths.items()
-        }
+    encoder = AudioEncoder(AudioVAEConfig(channels=8))
+    assert {t: encoder(torch.zeros(1, 2, t, 64)).shape for t in lengths} == {
+        t: (1, 8, latent, 16) for t, latent in lengths.items()
+    }
 
 
 def test_latent_length_to_mel_length():
     lengths = {1: 1, 2: 5, 25: 97, 126: 501}
-    with torch.device("meta"):
-        decoder = AudioDecoder(AudioVAEConfig())
-        assert {t: decoder(torch.empty(1, 8, t, 16)).shape for t in lengths} == {
-            t: (1, 2, mel, 64) for t, mel in lengths.items()
-        }
+    decoder = AudioDecoder(AudioVAEConfig(channels=8))
+    assert {t: decoder(torch.zeros(1, 8, t, 16)).shape for t in lengths} == {
+        t: (1, 2, mel, 64) for t, mel in lengths.items()
+    }
 
 
 @torch.inference_mode()

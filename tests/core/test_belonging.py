@@ -1,6 +1,7 @@
 """Which of many files goes with a model, and what is said of one that does not."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -10,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from ltx2_core import tiny
 from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.belonging import (
-    GEMMA,
     FollowsModel,
     check_own_part,
     check_text_encoder,
@@ -18,6 +18,7 @@ from ltx2_core.checkpoint.belonging import (
     find_text_encoder,
 )
 from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.models import BUILT_IN_GEMMA as GEMMA
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, find_upscaler
@@ -43,6 +44,8 @@ def test_what_follows_the_model_is_opened_anew_for_another_model():
     follows = FollowsModel(lambda models: opened.append(models) or f"of {models}")
     assert [follows.of(models) for models in ("2.3", "2.3", "2.5", "2.3")] == ["of 2.3", "of 2.3", "of 2.5", "of 2.3"]
     assert opened == ["2.3", "2.5", "2.3"]
+    with pytest.raises(AttributeError, match="open the file with ComfyUI's own loader"):
+        _ = follows.load_device
 
 
 @pytest.mark.slow
@@ -95,6 +98,14 @@ def test_files_are_found_by_their_official_names(files, real, miniature):
     assert find_upscaler(miniature, 2, []).file.path == BUILT_IN
     with pytest.raises(MissingFileError, match=r"no ltx-2.3-spatial-upscaler-x2-\*.safetensors in the model folders"):
         find_upscaler(real, 2, paths[2:])
+
+
+def test_the_folder_in_which_a_file_was_looked_for_is_called_by_its_name(real, monkeypatch):
+    path = real.source("transformer").file.path
+    monkeypatch.chdir(path.parent)
+    beside = open_models(path.name)
+    with pytest.raises(MissingFileError, match=re.escape(f"safetensors in {path.parent}; download it")):
+        find_upscaler(beside, 2, None)
 
 
 # The version table of 2.5: what the transformer's header names, and what the text encoder is.

@@ -223,6 +223,7 @@ def test_a_source_says_size_length_and_rate(asked, folder, caplog):
     assert begin.audio is None and retake.streams == "picture and sound" and "without sound" in caplog.text
     assert asked("--video", film, "--seconds", 1).clip.asked_frames == 25 and "25 frames." in caplog.text
     assert asked("--video", film, "--fps", 12).clip.asked_frames == 17
+    assert asked("--video", film, "--frames", 1).clip.asked_frames == 1 and "64, 1 frame at 24 fps." in caplog.text
     assert asked("--video", f"{film}:start=0.5").clip.asked_frames == 17
     assert asked("--video", f"{film}:seconds=0").clip.asked_frames == 33
     for flag in ("--source", "--video"):

@@ -64,6 +64,10 @@ def test_tiny_and_inspect(tmp_path, capsys):
     checkpoint = capsys.readouterr().out.split()[0]
     assert main(["inspect", checkpoint, str(LORA)]) == 0
     assert "LTX-2.0" in capsys.readouterr().out
+    (tmp_path / "tiny" / "download.safetensors").mkdir()
+    assert main(["inspect", str(tmp_path / "tiny")]) == 0
+    said = capsys.readouterr().out
+    assert "tiny: LTX-2.0" in said and "\n  text_encoder " in said and said.endswith("needs: nothing else\n")
 
 
 @pytest.mark.parametrize("command", ["inspect", "check"])

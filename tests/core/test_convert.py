@@ -140,7 +140,7 @@ def test_a_checkpoint_is_whole_and_its_matrices_are_as_far_off_as_is_said(conver
     assert models.components == MINIATURE.components | {"text_encoder": False}
     network, plain = (build(each, "transformer", torch.float32) for each in (models, MINIATURE))
     layers = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLinear)}
-    assert {f"{name}.weight" for name in layers} == set(castable(plain.state_dict(), "int8"))
+    assert {f"{name}.weight" for name in layers} == set(castable(plain.state_dict()))
     names = {models.source("transformer").file.official_names[key]: ours
              for ours, key in models.source("transformer").names.items()}  # fmt: skip
     said = {names[layer.name]: layer for layer in done.layers}
@@ -336,6 +336,14 @@ def test_a_distilled_model_keeps_its_name(tmp_path, caplog):
     caplog.clear()
     convert(source, tmp_path / "mini-distilled-int8.safetensors", "int8")
     assert "put the word" not in caplog.text
+
+
+@pytest.mark.parametrize("numbers", [3, 5])
+def test_pieces_that_are_not_as_laid_out_leave_no_file(tmp_path, numbers):
+    layout = write.safetensors_layout({"x": torch.zeros(4)}, {})
+    with pytest.raises(AssertionError, match="as laid out"):
+        write.write_tensors(tmp_path / "x.safetensors", layout, [("x", torch.ones(numbers))])
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_command_line_tells_every_matrix_and_the_worst(tmp_path, capsys):

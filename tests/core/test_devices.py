@@ -486,6 +486,16 @@ def test_a_second_card_is_measured_as_the_current_one(monkeypatch):
     assert local_engine.current_machine(torch.device("cuda:1")) == "cuda:1" and current == ["cuda:0"]
 
 
+def test_the_disk_of_a_model_in_a_folder_is_measured_by_its_largest_file(tmp_path, monkeypatch):
+    largest = tmp_path / "transformer" / "part-00001-of-00002.safetensors"
+    largest.parent.mkdir()
+    largest.write_bytes(bytes(3))
+    (tmp_path / "model_index.json").write_bytes(bytes(2))
+    monkeypatch.setattr(local_engine, "this_machine", lambda device, file, *_: file)
+    assert local_engine.current_machine(torch.device("cpu"), tmp_path) == largest
+    assert local_engine.current_machine(torch.device("cpu"), largest.parent) == largest
+
+
 def test_the_plan_says_what_several_cards_gain(capsys):
     line = planned(capsys, "--devices", "RTX 5090, RTX 4090")
     after, before = map(float, re.findall(r"([0-9.]+) s a step", line) + re.findall(r"instead of ([0-9.]+) s", line))

@@ -65,6 +65,7 @@ def test_it_makes_a_clip_with_either_decoder(folder, video_vae):
     clip = ltx2.generate(models, "a ball", **CLIP)
     assert torch.cat(list(clip.chunks)).shape == (9, 64, 64, 3)
     assert clip.waveform.isfinite().all() and clip.waveform.abs().max() > 0
+    assert f"Model: {folder.name}/transformer/diffusion_pytorch_model, " in clip.parameters
 
 
 @torch.no_grad()

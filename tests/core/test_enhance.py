@@ -22,7 +22,7 @@ from ltx2_core.pipeline.stage import Events
 from ltx2_core.sampling.windows import Segment
 from ltx2_core.settings import Enhancing, Request
 from ltx2_core.text import GemmaConfig, GemmaEncoder
-from ltx2_core.text.enhance import clean, find_lost
+from ltx2_core.text.enhance import INSTRUCTION, clean, find_lost
 from ltx2_core.text.gemma_layers import Past
 from ltx2_core.text.write import Chat, draw, open_chat, repeats, write_tokens
 
@@ -154,6 +154,18 @@ def test_one_that_says_something_else_does_not(monkeypatch, engine, instruct):
     made = with_enhanced_prompt(ltx2.open_models("miniature"), request, Events(on_finding=findings.append))
     assert made.prompt == PROMPT
     assert "leaves out red, ball, bounces" in str(findings[0])
+
+
+def test_a_system_prompt_of_ones_own_takes_the_place_of_ours(monkeypatch, engine, instruct):
+    """Whoever says what is to become of the prompt, a translation for one, is not told that its words are gone."""
+    told, open_ours = [], enhancing.open_chat
+    monkeypatch.setattr(enhancing, "open_chat", lambda *given: told.append(given[1]) or open_ours(*given))
+    scripted(monkeypatch, engine.tokenizer, "Ein roter Ball springt.")
+    request = Request.of(PROMPT, enhance=Enhancing(system_prompt=" Translate.\n"), enhancer=instruct, cache=False)
+    assert with_enhanced_prompt(ltx2.open_models("miniature"), request, Events()).prompt == "Ein roter Ball springt."
+    empty = replace(request, enhance=Enhancing(system_prompt=" \n"))
+    assert with_enhanced_prompt(ltx2.open_models("miniature"), empty, Events()).prompt == PROMPT
+    assert told == ["Translate.", INSTRUCTION]
 
 
 @pytest.mark.parametrize(

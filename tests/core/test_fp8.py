@@ -22,7 +22,7 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.engines import prepare
-from ltx2_core.quantization import CASTS, cast, castable, fp8, install_quantized_layers
+from ltx2_core.quantization import CASTS, KEPT_WORDS, cast, castable, fp8, install_quantized_layers, kept_names
 from ltx2_core.quantization.fp8 import Fp8Linear
 
 
@@ -252,7 +252,7 @@ def released(version: str) -> dict[str, torch.Tensor]:
 def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller):
     """Ten matrices in each of the 46 inner blocks; what is left of the GB of a file is mostly the sound's."""
     state = released(version)
-    names = castable(state, "fp8")
+    names = castable(state)
     inside = re.compile(
         r"blocks\.(\d+)\.video\.(self_attn\.[qkv]|self_attn\.out|text_attn\.[qkv]|text_attn\.out|"
         r"feed_forward\.up|feed_forward\.down)\.weight"
@@ -265,11 +265,11 @@ def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller)
     assert (whole - bytes_saved) / 1e9 == pytest.approx(smaller, abs=0.01)
     # Every matrix that stays has its reason, and every reason has a matrix.
     matrices = [name for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
-    reasons = [re.compile(pattern.format(last=47)) for pattern in CASTS["fp8"].kept]
-    kept = {name for name in matrices if any(reason.match(name) for reason in reasons)}
+    reasons = [kept_names(state, [word]) for word in KEPT_WORDS]
+    kept = {name for name in matrices if any(reason(name) for reason in reasons)}
     assert kept == set(matrices) - set(names)
     gated = version == "2.3"
-    assert [any(reason.match(name) for name in kept) for reason in reasons] == [True] * 4 + [gated]
+    assert [any(reason(name) for name in kept) for reason in reasons] == [True] * 4 + [gated]
 
 
 def test_a_matrix_for_which_the_card_has_no_room_is_rounded_where_it_lies(monkeypatch):
@@ -322,7 +322,7 @@ def test_velocity_of_a_cast_transformer(models, format, allowed):
 def test_what_is_kept_is_kept_bit_for_bit(models):
     plain, smaller = (ltx2.build(models, "transformer", format=f).state_dict() for f in (None, "fp8"))
     small = {name for name, value in smaller.items() if value.dtype == torch.float8_e4m3fn}
-    assert small == set(castable(plain, "fp8")) and len(small) == 30
+    assert small == set(castable(plain)) and len(small) == 30
     assert smaller.keys() - plain.keys() == {f"{name}_scale" for name in small}
     for name in plain.keys() - small:
         assert smaller[name].dtype == plain[name].dtype and torch.equal(smaller[name], plain[name])

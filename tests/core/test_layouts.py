@@ -513,6 +513,7 @@ def test_a_folder_without_weights_is_told(tmp_path):
         ("ltx-2-19b-dev", False),
         ("ltx-2.3-dev-not-distilled", False),
         ("mine-undistilled", False),
+        ("nano-distilled", True),
         ("LTX2_Distill_v1", True),
         ("ltx2.5_distil_fp8", True),
         ("ltx-2.5-turbo-Q4_K_M", True),

@@ -86,6 +86,18 @@ def test_the_scale_stays_wherever_it_is_said(tmp_path, stated):
     assert ("alpha" in str(load_file(new).keys())) == (stated != "nothing")
 
 
+@pytest.mark.parametrize("settings", [None, {"lora_adapter_metadata": json.dumps(SETTINGS)}], ids=["plain", "peft"])
+@pytest.mark.parametrize("rank", [None, RANK - 1])
+def test_a_rank_above_a_side_of_the_matrix_comes_down_to_it(tmp_path, rank, settings):
+    """As that of the gates of attention, which have an output for each head and the rank of the whole LoRA."""
+    layer = {"up": torch.randn(8, RANK), "down": torch.randn(RANK, IN)}
+    path = written(tmp_path / "x.safetensors", {f"{BLOCK}.0.attn1.to_gate_logits": layer}, metadata=settings)
+    done = shrink_lora(path, tmp_path / "y.safetensors", rank=rank)
+    assert done.layers[0].rank == (RANK, 8) and done.error == 0
+    (found,), (wanted,) = changes(tmp_path / "y.safetensors").values(), changes(path).values()
+    assert off(found, wanted) < 1e-5
+
+
 def test_layers_of_gemma_and_of_other_networks_shrink_too(tmp_path):
     layers = {"text_encoders.model.layers.1.self_attn.q_proj": factors([1.0]), "unet.what.ever": factors([2.0])}
     path = written(tmp_path / "x.safetensors", {f"{BLOCK}.0.attn1.to_q": factors([3.0]), **layers})

@@ -132,8 +132,7 @@ def test_what_cannot_be_shrunk_or_kept_is_one_sentence(lora, cache, tmp_path, mo
 
 def test_a_lora_of_gemma_is_shrunk_too(cache, miniature, tmp_path):
     path, encoder = tmp_path / "gemma.safetensors", open_text_encoder(miniature.text_encoder)
-    file, key = encoder.names["model.layers.0.self_attn.q_proj.weight"]
-    out, into = file.shape(key)
+    out, into = encoder.shapes["model.layers.0.self_attn.q_proj.weight"]
     draw = torch.randn(out, 8) * torch.tensor([9.0] + [0.1] * 7), torch.randn(8, into)
     layer = "text_encoders.model.layers.0.self_attn.q_proj"
     written(path, {layer: {"up": draw[0], "down": draw[1]}})

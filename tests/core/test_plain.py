@@ -121,7 +121,8 @@ def test_scripts_of_the_page_write_text_only():
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.safetensors", "a/../../x", "/etc/x", "C:\\x", "\\\\host\\x", "..\\x", "a\0b", "\udcff", 5]
+    "name",
+    ["../x.safetensors", "a/../../x", "/etc/x", "C:\\x", "\\\\host\\x", "..\\x", "a\0b", "\udcff", "", " ", ".", 5],
 )
 def test_a_model_file_outside_the_model_folders_is_refused_with_the_reason(name):
     with pytest.raises(SettingError, match="only files in there are opened"):

@@ -4,14 +4,17 @@ import threading
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
 from fake_engine import FakeEngine
 from planned import SLOW
+from safetensors.torch import save_file
 
 import ltx2_core as ltx2
 from ltx2_core import tiny
+from ltx2_core.checkpoint.folders import open_file
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.disk_cache.mapped import FileSpan
 from ltx2_core.memory import PinnedMemory, Room, StageNeed
@@ -149,6 +152,21 @@ def test_spans_are_the_bytes_of_a_network(tiny_blueprint):
         held = b"".join(content[span.start : span.stop] for span in spans)
         for key in list(source.names.values())[:5]:
             assert file.get(key).reshape(-1).view(torch.uint8).numpy().tobytes() in held
+
+
+def test_spans_of_several_files_lie_in_the_file_that_has_the_bytes(tmp_path):
+    """With three matrices that are given as one, as files of diffusers have them."""
+    state = {f"d.attn.to_{each}.weight": torch.full((2, 3), value) for each, value in zip("kqv", (1.0, 2.0, 3.0))}
+    shards = [tmp_path / f"x-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    save_file({"a": torch.zeros(5), **state}, shards[0])
+    save_file({"b": torch.arange(7.0), "c": torch.ones(4)}, shards[1])
+    spans = open_file(shards[0]).spans(["d.attn.qkv.weight", "b"])
+    read = [Path(span.path).read_bytes()[span.start : span.stop] for span in spans]
+    joined = torch.cat(list(state.values())).numpy().tobytes()  # in the order of names, as the file has them
+    assert dict(zip((span.path for span in spans), read, strict=True)) == {
+        str(shards[0]): joined,
+        str(shards[1]): torch.arange(7.0).numpy().tobytes(),
+    }
 
 
 # --------------------------------------------------------------------------------------------------------- the stages

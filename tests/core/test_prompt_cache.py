@@ -258,6 +258,14 @@ def test_a_prompt_that_the_official_code_encoded_needs_no_text_encoder(files, tm
     assert "scene.safetensors has a video_context of the shape (1, 1024, 16)" in capsys.readouterr().err
     assert main([*asked, "--encoded-prompt", str(files[0])]) == 2
     assert "has no video_context; LTX-2.3" in capsys.readouterr().err
+    for broken, words in [
+        (contexts.video[:, :0], "scene.safetensors has a video_context of the shape (1, 0, 32)"),
+        (contexts.video.long(), "video_context in scene.safetensors is stored as int64; decimal numbers"),
+        (contexts.video / 0, "video_context in scene.safetensors holds NaN or infinite numbers"),
+    ]:
+        save_file({"video_context": broken.contiguous(), "audio_context": contexts.audio}, path)
+        assert main([*asked, "--encoded-prompt", str(path)]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -216,3 +216,20 @@ def test_few_samples_are_brought_to_another_rate_as_they_are_within_silence():
     longer = resampled(np.pad(few, ((0, 0), (0, 4000))), "stereo", "stereo", 32_000, 48_000)
     assert found.shape == (2, 8) and np.array_equal(found, longer[:, :8])
     assert resampled(np.ones((2, 100), np.float32), "stereo", "stereo", 768_000, 8_000).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options", "cover"),
+    [("wav", "pcm_s16le", {"rf64": "always"}, 0), ("mp3", "libmp3lame", {}, 0), ("mp3", "libmp3lame", {}, 1000)],
+)
+def test_a_sound_whose_end_is_missing_is_read_and_that_is_told(tmp_path, caplog, suffix, codec, options, cover):
+    """An MP3 says it in its first frame, behind its tags, which may hold a whole picture."""
+    path = mux(tmp_path / f"song.{suffix}", [], sound=ramp(480000), sound_codec=codec, **options)
+    if cover:
+        tags = b"ID3\4\0\0" + bytes([0, 0, cover >> 7, cover & 127]) + bytes(cover)
+        path.write_bytes(tags + path.read_bytes()[45:])
+    whole = heard(path).shape[1]
+    assert abs(whole - 480000) < 3000 and not caplog.messages
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    assert 300000 < heard(path).shape[1] < whole
+    assert caplog.messages == [f"{path.name} is cut off, by the length that it says: only what is there can be read."]

@@ -32,6 +32,7 @@ from ltx2_core.media import read_audio, read_picture, read_tags
 from ltx2_core.media.notes import SOURCE_TAG
 from ltx2_core.pipeline import takes
 from ltx2_core.pipeline.finish import decode_take
+from ltx2_core.pipeline.graph import codec
 from ltx2_core.pipeline.graph.latents import GraphLatent, latent_of_take
 from ltx2_core.pipeline.graph.stages import given_in
 from ltx2_core.pipeline.sample import Sample
@@ -227,7 +228,7 @@ def test_a_name_stays_below_the_output_folder():
 
 def test_a_take_says_what_it_is():
     words = "video and audio latent, 128 x 96, 9 frames, 0.38 s at 23.976 fps"
-    assert full().describe() == f"{words}, stopped at noise level 0.3"
+    assert full().describe() == f"{words}, of which 120 x 90 are shown, stopped at noise level 0.3"
     assert PLAIN["a sound alone"].describe() == "audio latent"
 
 
@@ -344,6 +345,20 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     ):
         assert main(["generate", *words, "--output", again]) == 2
         assert fact in capsys.readouterr().err
+
+
+def test_what_a_file_shows_of_its_frames_is_shown_on_a_graph(monkeypatch):
+    """A clip of HDR whose size is no multiple of 32 is made larger, and cut; not where a node has cut it since."""
+    decoded = torch.rand(1, 9, 96, 128, 3)
+    monkeypatch.setattr(codec.DecodeVideo, "collect", lambda *given: decoded)
+    engine = SimpleNamespace(models=SimpleNamespace(generation="2.3"))
+    held = GraphLatent(latent_of_take(full()))
+    assert torch.equal(codec.decode_frames(engine, held, {}), decoded[:, :, :90, :120])
+    again = GraphLatent(held.with_content(held.content))
+    assert (again.shown, again.as_take({}).shown) == (full().shown, full().shown)
+    wider = held.content.select(["video"]).map(lambda x: x.repeat_interleave(2, -1))
+    larger = GraphLatent(held.with_content(wider))
+    assert larger.shown is None and torch.equal(codec.decode_frames(engine, larger, {}), decoded)
 
 
 @pytest.mark.parametrize("own, chosen, shown", [(24, 120, 24), (24, 0, 24), (None, 30, 30)])

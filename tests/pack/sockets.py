@@ -182,14 +182,14 @@ def content(value: object) -> object:
 sampled = set()  # what the sampler has used before
 
 
-def used(outputs: tuple, node) -> None:
+def used(outputs: tuple, schema) -> None:
     """Let the sampler use what a node made, once if it is the same: there a wrong value would show at last."""
-    for output, value in zip(node.define_schema().outputs, outputs):
+    for output, value in zip(schema.outputs, outputs):
         given = {"LTX2AV_CONDITIONS": "conditions", "LATENT": "latent", "LTX2AV_GUIDANCE": "guidance"}
         if (name := given.get(output.get_io_type())) is None or value is None:
             continue
         values = {"model": model, "positive": connected, "negative": connected, "latent": latent(), "seed": 0}
-        if name == "latent" and "latents" not in node.__module__:
+        if name == "latent" and "latents" not in NODES[schema.node_id].__module__:
             continue  # it is sampled already
         if (key := (name, content(value))) not in sampled:
             sampled.add(key)
@@ -206,16 +206,15 @@ def described(value: object) -> str:
     return repr(value)[:60]
 
 
-def trial(name: str, key: str | None, value: object) -> str:
-    """What went wrong, if anything."""
-    node = NODES[name]
-    values = good_values(name, node.define_schema().inputs)
+def trial(schema, key: str | None, value: object) -> str:
+    """What went wrong with a node, if anything."""
+    values = good_values(schema.node_id, schema.inputs)
     if key is not None:
         if ONE_OF.get(key) in values:
             del values[ONE_OF[key]]
         values[key] = value
     try:
-        used(node.execute(**values).args, node)
+        used(run(schema.node_id, **values), schema)
     except errors.LTX2Error as error:
         return "" if key else str(error)
     except Exception as error:
@@ -230,13 +229,14 @@ REFUSING += ("LTX2AVSignClip", "LTX2AVCheckClip", "LTX2AVSeveralCards")
 wrong, tried = [], 0
 with torch.inference_mode():
     for name, node in NODES.items():
-        if (fault := trial(name, None, None)) and name not in REFUSING:
+        schema = node.define_schema()  # which takes as long as a try
+        if (fault := trial(schema, None, None)) and name not in REFUSING:
             wrong.append(f"{name} with good values: {fault}")
-        for each in node.define_schema().inputs:
+        for each in schema.inputs:
             if name == "LTX2AVLoraStack" and each.id not in ("model", "lora_1", "strength_1", "lora_2", "strength_2"):
                 continue  # all rows are alike
             for value in [*ANY, *BAD.get(each.get_io_type(), [])]:
                 tried += 1
-                if fault := trial(name, each.id, value):
+                if fault := trial(schema, each.id, value):
                     wrong.append(f"{name}.{each.id} = {described(value)}: {fault}")
 print(json.dumps({"tried": tried, "wrong": wrong}))

@@ -44,6 +44,18 @@ def test_a_new_node_is_as_high_as_what_it_shows(visit, object_info):
     assert {kind: found for kind, found in heights.items() if found[0] != found[1]} == {}
 
 
+@pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
+def test_a_wire_that_is_drawn_to_a_grey_input_counts_or_it_is_said_that_it_does_not(visit, renderer):
+    """Size and length are automatic beside a model; what is chosen later stays chosen when the graph is loaded."""
+    workflow = json.loads((SHIPPED[0].parent / "text_to_video.json").read_text())
+    inputs = [("LTX2AVEmptyLatent", "height"), ("LTX2AVEmptyLatent", "frames"), ("LTX2AVSample", "steps")]
+    seen = visit("wires.cjs", nodes2(renderer == "nodes2"), workflow=workflow, inputs=inputs)
+    assert seen["drawn"] == {"size": "by hand", "length": "in frames"}
+    assert seen["loaded"] == {"size": "auto", "length": "in frames"}
+    (warning,) = seen["warned"]
+    assert "steps of LTX-2 Dual-Stream Sampler has no effect" in warning
+
+
 def test_app_mode_shows_what_one_chooses_and_runs(visit, tmp_path):
     workflow = json.loads((SHIPPED[0].parent / "image_to_video.json").read_text())
     seen = visit("app.cjs", nodes2(True), workflow=workflow, screenshot=str(tmp_path / "app.png"))

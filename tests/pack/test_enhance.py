@@ -66,5 +66,5 @@ def test_what_was_written_can_be_edited(visit, renderer):
     seen = visit(
         "enhance.cjs", nodes2(renderer == "nodes2"), workflow=workflow, kind=NODE, said="a warning\nA red ball rolls."
     )
-    told = {"before": "", "edited": "A red ball rolls.", "saved": 5, "buttons": 1}
+    told = {"before": "", "edited": "A red ball rolls.", "saved": 6, "buttons": 1}
     assert seen | told == seen

@@ -60,6 +60,15 @@ def frames(server, client, prompt: Prompt):
     return pictures_in(saved(server, client.run(prompt), "pictures"))
 
 
+@pytest.mark.parametrize("chosen", ["miniature (built in)", "as the model"])
+def test_a_node_of_the_host_says_that_it_needs_another_loader(client, staged, chosen):
+    sampler = node(staged, "LTX2AVSample")
+    upscaler = {"samples": [sampler, 0], "upscale_model": ["upscaler", 0], "vae": ["vae", 0]}
+    add(staged, vae=("VAELoader", {"vae_name": "pixel_space"}), host=("LTXVLatentUpsampler", upscaler))
+    change(staged, LTX2AVLoadUpscaler={"upscaler": chosen}, LTX2AVDecode={"latent": ["host", 0]})
+    assert "open the file with ComfyUI's own loader" in client.run(staged).error
+
+
 def test_one_tile_is_what_the_sampler_does(server, client, staged):
     refine(staged, columns=1, rows=1, intervals=1)
     tiled = frames(server, client, staged)

@@ -46,6 +46,7 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
     assert moved["start"] > 1.5 and moved["end"] - moved["start"] == pytest.approx(1)
     cells = moved["start"] * 24 / 8
     assert cells == pytest.approx(round(cells), abs=0.01), "off the grid of 8 frames"
+    assert seen["places"][0] == seen["places"][1], "left where a drag was cancelled"
     assert ways["length"]["seconds"] == 4
     assert ways["written"]["prompts"][1] == {"text": "then a dog", "at": pytest.approx(1 / 3, abs=1e-3)}
     assert ways["added"]["retakes"][0]["start"] > moved["start"], "a drag that ends what is written is lost"

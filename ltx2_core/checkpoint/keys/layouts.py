@@ -4,9 +4,9 @@ Each layout is a table of two columns, the file's name and the official one (see
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from ...quantization import join_companion, split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
@@ -72,6 +72,11 @@ _MOST_LEVELS = 8  # of a video VAE
 _LEVEL = re.compile(r"(?:.*\.)?encoder\.down_blocks\.(\d+)\.")
 _PROJECTED = re.compile(r"(?:.*\.)?decoder\.up_blocks\.(\d)\.conv_in\.")
 _LAYER = same(["weight", "bias"])
+_RESAMPLING = under("conv.conv", "conv.conv", _LAYER)
+_RESIDUALS = {
+    **under("resnets.{}.conv1.conv", "res_blocks.{}.conv1.conv", _LAYER),
+    **under("resnets.{}.conv2.conv", "res_blocks.{}.conv2.conv", _LAYER),
+}
 
 # Stands before a module that PyTorch has compiled, shared or wrapped: before a network, or each of its blocks.
 _WRAPPED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
@@ -108,38 +113,14 @@ class Layout:
         return None if prefix and self.keys.ours(prefix + mark, prefix) == prefix + mark else prefix  # official names
 
 
-def _bare(tables: Iterable[Keys], prefixes: tuple[str, ...] = ("",)) -> Keys:
-    """Official names with another prefix or none."""
-    rows: dict[str, str | None] = {name: keys.prefixes[0] + name for keys in tables for name in keys.rows}
-    return Keys(rows, prefixes)
+def _rows(tables: Iterable[Keys], rename: Callable[[str], str] = str) -> dict[str, str | None]:
+    """What ``rename`` makes of the official names without their prefix, and the official names."""
+    return {rename(name): keys.prefixes[0] + name for keys in tables for name in keys.rows}
 
 
-def _diffusers(tables: Iterable[Keys], parts: Mapping[str, str] = DIFFUSERS) -> Keys:
-    rows: dict[str, str | None] = {
-        diffusers_name(name, parts): keys.prefixes[0] + name for keys in tables for name in keys.rows
-    }
-    return Keys(rows, ("", "transformer.") if parts is DIFFUSERS else ("",))
-
-
-def _with_words(keys: Keys, words: Mapping[str, str]) -> dict[str, str | None]:
-    """Official names of a table, and what they are with other ``words`` in them."""
-    rows: dict[str, str | None] = {}
-    for name in keys.rows:
-        theirs = name
-        for official, word in words.items():
-            theirs = theirs.replace(official, word)
-        rows[theirs] = keys.prefixes[0] + name
-    return rows
-
-
-def _residuals(file_module: str, level: str, official_module: str) -> dict[str, str | None]:
-    return {
-        name: official
-        for layer in ("conv1.conv", "conv2.conv")
-        for name, official in under(
-            f"{file_module}.{level}resnets.{{}}.{layer}", f"vae.{official_module}.res_blocks.{{}}.{layer}", _LAYER
-        ).items()
-    }
+def _with_words(words: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function that puts other ``words`` into a name."""
+    return lambda name: reduce(lambda made, word: made.replace(*word), words.items(), name)
 
 
 @lru_cache
@@ -149,40 +130,42 @@ def _diffusers_video_vae(encoder_levels: int, projected: frozenset[int]) -> Layo
     In the official file both kinds count as blocks; the middle ends an encoder and begins a decoder. Levels of the
     decoder that are ``projected`` begin with one more block.
     """
-    rows: dict[str, str | None] = {name: f"vae.{official}" for name, official in _LATENTS.items()}
+    rows = under("", "vae", _LATENTS)
     for half in ("encoder", "decoder"):
         for layer in ("conv_in.conv", "conv_out.conv"):
             rows |= under(f"{half}.{layer}", f"vae.{half}.{layer}", _LAYER)
-    rows |= _residuals("encoder.mid_block", "", f"encoder.down_blocks.{2 * encoder_levels}")
-    rows |= _residuals("decoder.mid_block", "", "decoder.up_blocks.0")
+    rows |= under("encoder.mid_block", f"vae.encoder.down_blocks.{2 * encoder_levels}", _RESIDUALS)
+    rows |= under("decoder.mid_block", "vae.decoder.up_blocks.0", _RESIDUALS)
     block = 1  # of the official decoder
     for level in range(_MOST_LEVELS):
         down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{level}"
-        rows |= _residuals(down, "", f"encoder.down_blocks.{2 * level}")
-        down_to = f"vae.encoder.down_blocks.{2 * level + 1}"
-        rows |= under(f"{down}.downsamplers.0.conv.conv", f"{down_to}.conv.conv", _LAYER)
+        rows |= under(down, f"vae.encoder.down_blocks.{2 * level}", _RESIDUALS)
+        rows |= under(f"{down}.downsamplers.0", f"vae.encoder.down_blocks.{2 * level + 1}", _RESAMPLING)
         if level in projected:
             for layer in ("conv1.conv", "conv2.conv", "norm3", "conv_shortcut"):
                 rows |= under(f"{up}.conv_in.{layer}", f"vae.decoder.up_blocks.{block}.{layer}", _LAYER)
             block += 1
-        rows |= under(f"{up}.upsamplers.0.conv.conv", f"vae.decoder.up_blocks.{block}.conv.conv", _LAYER)
-        rows |= _residuals(up, "", f"decoder.up_blocks.{block + 1}")
+        rows |= under(f"{up}.upsamplers.0", f"vae.decoder.up_blocks.{block}", _RESAMPLING)
+        rows |= under(up, f"vae.decoder.up_blocks.{block + 1}", _RESIDUALS)
         block += 2
     marks = "encoder.mid_block.resnets.0.conv1.conv.bias", "decoder.mid_block.resnets.0.conv1.conv.bias"
     return Layout(marks, Keys(rows), anywhere=True)
 
 
 _TEXT = (TEXT_FEATURES, VIDEO_CONNECTOR, AUDIO_CONNECTOR)
-_AUDIO = _bare((AUDIO_ENCODER, AUDIO_DECODER)).rows | {
-    name: f"audio_vae.{official}" for name, official in _LATENTS.items()
-}
+_AUDIO = _rows((AUDIO_ENCODER, AUDIO_DECODER)) | under("", "audio_vae", _LATENTS)
+_VIDEO = _rows((VIDEO_ENCODER, VIDEO_DECODER, DIFFUSION_DECODER))
+_DECODER = _rows((DIFFUSION_DECODER,), _with_words(_DIFFUSERS_DECODER)) | under("", "vae", _LATENTS)
+_OF_DIFFUSERS = "", "transformer."
 _PROJECTION = {name.removeprefix("text_embedding_projection."): name for name in TEXT_FEATURES.rows}
 
 LAYOUTS = (
-    Layout(("adaln_single.linear.bias",), _bare((TRANSFORMER, *_TEXT)), anywhere=True),
-    Layout(("video_embeddings_connector.learnable_registers",), _bare(_TEXT, ("diffusion_model.", "transformer."))),
-    Layout(("time_embed.linear.bias",), _diffusers((TRANSFORMER,)), anywhere=True),
-    Layout(("video_connector.learnable_registers",), _diffusers(_TEXT)),
+    Layout(("adaln_single.linear.bias",), Keys(_rows((TRANSFORMER, *_TEXT))), anywhere=True),
+    Layout(
+        ("video_embeddings_connector.learnable_registers",), Keys(_rows(_TEXT), ("diffusion_model.", "transformer."))
+    ),
+    Layout(("time_embed.linear.bias",), Keys(_rows((TRANSFORMER,), diffusers_name), _OF_DIFFUSERS), anywhere=True),
+    Layout(("video_connector.learnable_registers",), Keys(_rows(_TEXT, diffusers_name), _OF_DIFFUSERS)),
     Layout(("aggregate_embed.weight", "video_aggregate_embed.weight"), Keys(_PROJECTION)),
     Layout(
         (
@@ -190,20 +173,17 @@ LAYOUTS = (
             "encoder.down_blocks.0.res_blocks.0.conv1.conv.bias",
             "decoder.t_embedder.mlp.0.bias",
         ),
-        _bare((VIDEO_ENCODER, VIDEO_DECODER, DIFFUSION_DECODER)),
+        Keys(_VIDEO),
         anywhere=True,
     ),
     Layout(("decoder.mid.block_1.conv1.conv.bias", "encoder.mid.block_1.conv1.conv.bias"), Keys(_AUDIO), anywhere=True),
-    Layout(("conv_pre.bias", "bwe_generator.conv_pre.bias"), _bare((VOCODER,))),
+    Layout(("conv_pre.bias", "bwe_generator.conv_pre.bias"), Keys(_rows((VOCODER,)))),
+    Layout(("decoder.t_embedder.timestep_embedder.linear_1.bias",), Keys(_DECODER)),
+    Layout(("attention_pooler.query_tokens",), Keys(_rows((DURATION_HEAD,), _with_words(_DIFFUSERS_HEAD)))),
     Layout(
-        ("decoder.t_embedder.timestep_embedder.linear_1.bias",),
-        Keys(
-            _with_words(DIFFUSION_DECODER, _DIFFUSERS_DECODER)
-            | {name: f"vae.{official}" for name, official in _LATENTS.items()}
-        ),
+        ("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"),
+        Keys(_rows((VOCODER,), lambda name: diffusers_name(name, VOCODER_WORDS))),
     ),
-    Layout(("attention_pooler.query_tokens",), Keys(_with_words(DURATION_HEAD, _DIFFUSERS_HEAD))),
-    Layout(("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"), _diffusers((VOCODER,), VOCODER_WORDS)),
 )
 
 

@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from ...checkpoint.components import COMPONENTS
 from ...checkpoint.keys.gemma import GEMMA as GEMMA_KEYS
-from ...checkpoint.models import MINIATURE
+from ...checkpoint.models import BUILT_IN_GEMMA as GEMMA
 from ...checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ...text import Connector, GemmaConfig, GemmaEncoder, HiddenStates, compute_hidden_states, connect, extract_features
 from .. import world
 from .config import CONFIG
 from .stage import Stage, keep
-
-GEMMA = MINIATURE / "gemma-mini"
 
 UNSAID = "unsaid"
 QUESTIONS: dict[str, list[Any]] = {

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...checkpoint import Models
+from ...checkpoint.folders import files_of
 from ...checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ...checkpoint.upscaler import UpscalerFile, build_upscaler
 from ...checkpoint.versions import VERSIONS
@@ -376,16 +377,17 @@ def width_of(version: str) -> int:
     return TransformerConfig.from_json(VERSIONS[version].config["transformer"]).video.width
 
 
-def current_machine(device: torch.device, file: Path | None = None, dtype: torch.dtype = torch.float32) -> Machine:
+def current_machine(device: torch.device, path: Path | None = None, dtype: torch.dtype = torch.float32) -> Machine:
     """Return the present machine, measured once and remembered.
 
     Args:
         device: the card, or the CPU.
-        file: on the disk that holds the models.
+        path: the file or the folder of a model, on the disk that is measured.
         dtype: what a CPU computes in.
     """
+    largest = None if path is None else max(files_of(path), key=lambda file: file.stat().st_size)
     with working_on(device):
-        return this_machine(device, file, cache_folder(), scaled_product, can_stream(device), dtype)
+        return this_machine(device, largest, cache_folder(), scaled_product, can_stream(device), dtype)
 
 
 def _rounded(nbytes: int) -> int:

@@ -24,7 +24,7 @@ from ...memory.placement import Placement, Room, StageNeed, gigabytes
 from ...memory.store import Store
 from ...memory.trace import Cost
 from ...memory.twin import twin_of
-from ...memory.unit import Changes
+from ...memory.unit import UNCHANGED, Changes
 from ...quantization import format_of, plain_dtype
 from ...settings import Resources
 from ...transformer import compiling_pays
@@ -51,9 +51,8 @@ class Prepared:
     @property
     def changes(self) -> Changes:
         """Changes of all components, by the names of the store's network."""
-        if len(self.modules) == 1:
-            return changes_of(self.adapters[0]) if self.adapters else Changes()
-        return reduce(or_, (changes_of(each, f"{number}.") for number, each in enumerate(self.adapters)), Changes())
+        prefixes = [""] if len(self.modules) == 1 else [f"{number}." for number in range(len(self.modules))]
+        return reduce(or_, map(changes_of, self.adapters, prefixes), UNCHANGED)
 
 
 def changes_of(adapter: LoraAdapter, prefix: str = "") -> Changes:
@@ -103,6 +102,8 @@ def adapters_of(
     modules: Sequence[nn.Module], key: NetworkKey[Any], loras: Stack, device: torch.device
 ) -> tuple[LoraAdapter, ...]:
     """Return the LoRAs on each component of a network on ``device``; networks that are no components have none."""
+    if not loras:
+        return ()
     pairs, fuse = zip(modules, key.components), fuses(device)
     return tuple(LoraAdapter(module, for_component(loras, name), name, fuse=fuse) for module, name in pairs)
 

@@ -98,7 +98,9 @@ def decode_frames(
     tiling = settings_from(Tiling, values)
     denoising, frames = settings_from(Denoising, values), latent.content.generated_frames
     stage = DecodeVideo((count, height, width), tiling, batch, denoising, frames, whole=True)
-    return stage.collect(engine, latent.video, latent.seams, latent.content.keyframes)
+    decoded = stage.collect(engine, latent.video, latent.seams, latent.content.keyframes)
+    wide, high = latent.shown or (None, None)
+    return decoded[:, :, :high, :wide]
 
 
 def decode_mel(engine: Engine, latent: GraphLatent) -> MelSpectrogram:

@@ -43,6 +43,9 @@ SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in fr
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 TIMES = "ltx2av_times"  # in a LATENT: how many times the rate it has that frames of conditions are counted at
 KEYFRAMES = "ltx2av_keyframes"  # in a LATENT: single frames that were generated beside the clip
+SHOWN = (
+    "ltx2av_shown"  # in a LATENT: its rows and columns, and width and height in pixels of what is kept of its frames
+)
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
 NO_PICTURE = "This LATENT has no picture, only sound: connect the latent of both, or that of the picture."
@@ -169,6 +172,12 @@ class GraphLatent:
         return Seams(*lines)
 
     @property
+    def shown(self) -> tuple[int, int] | None:
+        """Width and height in pixels of what is kept of its frames, unless another node has cut it since."""
+        size, shown = self.extras.get(SHOWN, (None, None))
+        return shown if self.content.video is not None and tuple(self.content.video.shape[3:]) == size else None
+
+    @property
     def _keyframes(self) -> Keyframes | None:
         """Those that were generated beside the clip, unless another node has cut it since."""
         own, video = self.extras.get(KEYFRAMES), self.content.video
@@ -234,7 +243,8 @@ class GraphLatent:
         """Return what a file keeps of this; what other packs wrote into the LATENT is no part of it."""
         fps = self.fps if self.extras.get("fps") else None
         own, seams = self._given_masks, self.extras.get(SEAMS)
-        return Take(self.content, fps, own, self.last_step, self.drawn, self.times, seams, tags, self.made_by)
+        state = (self.last_step, self.drawn, self.times, seams)
+        return Take(self.content, fps, own, *state, tags, self.made_by, self.shown)
 
     def finished(self, content: AVLatent, last: Step | None, drawn: tuple[int, ...]) -> Latent:
         """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
@@ -321,9 +331,11 @@ def latent_of_take(take: Take) -> Latent:
     """Return the LATENT that a file keeps."""
     mask = tuple(each for each in take.masks if each is not None) or None
     drawn, times = take.drawn or None, None if take.times == 1 else take.times
+    video = take.content.video
+    shown = None if take.shown is None or video is None else (tuple(video.shape[3:]), take.shown)
     extras = {
         "fps": take.fps, "noise_mask": mask, KEYFRAMES: take.content.keyframes, LAST_STEP: take.last,
-        SEAMS: take.seams, DRAWN: drawn, TIMES: times, MADE_BY: take.made_by,
+        SEAMS: take.seams, DRAWN: drawn, TIMES: times, MADE_BY: take.made_by, SHOWN: shown,
     }  # fmt: skip
     return latent_of(take.content, {name: value for name, value in extras.items() if value is not None})
 

@@ -122,7 +122,7 @@ class Blueprint:
             tensors[name] = _stored(outlines, getattr(made[name], "compute_dtype", dtypes[name]))
         if encoder is not None:
             check_text_encoder(encoder, models)
-            outlines = {ours: file.outline(key) for ours, (file, key) in encoder.names.items()}
+            outlines = {ours: encoder.whole.outline(key) for ours, key in encoder.names.items()}
             tensors["text_encoder"] = _stored(outlines, dtypes["text_encoder"])
         if format is not None:
             cast(tensors["transformer"], format)

@@ -1,8 +1,8 @@
 // The strip of a timeline in { workflow, screenshot }: what it shows, and what the JSON is after each of the usual ways to
 // change it: keys, the mouse, a number, undo, a copy. What was seen:
-//   { shown: [[lane, text]], json: { way: JSON }, sent, copied, hidden, inside,   (inside: what a subgraph of it sends)
-//     stays: whether the focus is still in the strip after Tab, told: what is said of a file that ComfyUI refuses,
-//     broken: what is said of each of the texts `broken` in its place }
+//   { shown: [[lane, text]], json: { way: JSON }, places: before and after a drag that was cancelled, sent, copied,
+//     hidden, inside: what a subgraph of it sends, stays: whether the focus is still in the strip after Tab,
+//     told: what is said of a file that ComfyUI refuses, broken: what is said of each of the texts `broken` in its place }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { workflow, broken, screenshot }) => {
@@ -28,6 +28,9 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   await keep("removed");
   await drag(page, item("retakes"), 0.25);
   await keep("dragged");
+  const places = [await item("retakes").getAttribute("style")];
+  await drag(page, item("retakes"), -0.25, cancel);
+  places.push(await item("retakes").getAttribute("style"));
   await page.locator(".ltx2av-timeline input[type=number]").first().fill("4");
   await page.keyboard.press("Tab");
   await keep("length");
@@ -49,21 +52,25 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   const inside = await page.evaluate(inSubgraph);
   const seen = [];
   for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
-  return { shown, json, sent, copied, hidden, inside, stays, told, broken: seen };
+  await page.evaluate(drop); // which has no strip to lie on
+  await page.waitForTimeout(100);
+  return { shown, json, places, sent, copied, hidden, inside, stays, told, broken: seen };
 });
 
 // A file that is dropped while ComfyUI takes none.
 async function refused(page) {
   await page.route("**/upload/image", (route) => route.fulfill({ status: 413 }));
-  await page.evaluate(() => {
-    const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File(["a film"], "large.mp4", { type: "video/mp4" }));
-    const strip = document.querySelector(".ltx2av-strip");
-    strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
-  });
+  await page.evaluate(drop);
   const toasts = `.p-toast-message, [data-testid="toast"]`; // of older and newer front ends
   const said = page.locator(toasts, { hasText: "large.mp4" });
   return said.textContent({ timeout: 5000 });
+}
+
+function drop() {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File(["a film"], "large.mp4", { type: "video/mp4" }));
+  const strip = document.querySelector(".ltx2av-strip");
+  strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
 }
 
 async function load([workflow, text]) {
@@ -97,12 +104,17 @@ async function inSubgraph() {
   return output[id].inputs.timeline;
 }
 
-async function drag(page, item, share) {
+function cancel() {
+  window.dispatchEvent(new PointerEvent("pointercancel"));
+}
+
+async function drag(page, item, share, end = () => {}) {
   const box = await item.boundingBox();
   const track = await page.locator(".ltx2av-strip > div").boundingBox();
   const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
   await page.mouse.move(x, y);
   await page.mouse.down();
   await page.mouse.move(x + track.width * share, y, { steps: 5 });
+  await page.evaluate(end);
   await page.mouse.up();
 }
