@@ -159,29 +159,23 @@ def _arange(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
 def _cat(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     tensors, axis = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
     alike = len({(each.dtype, each.ndim) for each in tensors}) == 1
-    layouts = {_layout(each) for each in tensors}
-    if not alike or None in layouts:
+    if not alike:
         return None
     sizes = [set(each) for each in zip(*(tensor.shape for tensor in tensors))]
     sizes[axis] = {sum(tensor.shape[axis] for tensor in tensors)}
     if max(map(len, sizes)) > 1:
         return None
-    layout = layouts.pop() if len(layouts) == 1 else torch.contiguous_format
+    layout = _CHANNELS_LAST[tensors[0].ndim] if all(map(_has_channels_last, tensors)) else torch.contiguous_format
     return torch.empty([size for (size,) in sizes], dtype=tensors[0].dtype, device="meta", memory_format=layout)
 
 
-def _layout(tensor: Tensor) -> torch.memory_format | None:
-    """In which of the usual orders the axes of a tensor follow one another in memory, gaps or not; None for others."""
-    if 0 in tensor.stride() or _falls(tensor, range(tensor.ndim)):
-        return torch.contiguous_format
-    last = _CHANNELS_LAST.get(tensor.ndim)
-    return last if last is not None and _falls(tensor, (0, *range(2, tensor.ndim), 1)) else None
-
-
-def _falls(tensor: Tensor, axes: Iterable[int]) -> bool:
-    """Whether each of these axes moves slower than the next one; those of length 1 do not count."""
-    strides = [tensor.stride(axis) for axis in axes if tensor.shape[axis] > 1]
-    return strides == sorted(strides, reverse=True)
+def _has_channels_last(tensor: Tensor) -> bool:
+    """Whether channels move faster in memory than the other axes, which are in their order, gaps or not."""
+    if tensor.ndim not in _CHANNELS_LAST or 0 in tensor.stride():
+        return False
+    axes = [axis for axis in (0, *range(2, tensor.ndim), 1) if tensor.shape[axis] > 1]
+    strides = [tensor.stride(axis) for axis in axes]
+    return axes != sorted(axes) and strides == sorted(strides, reverse=True)
 
 
 def _empty_like(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -203,6 +197,12 @@ def _index_copy(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     x, axis, index, rows = args
     sizes = [len(index) if each == axis % x.ndim else size for each, size in enumerate(x.shape)]
     return x if list(rows.shape) == sizes and rows.dtype == x.dtype else None
+
+
+def _repeat(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    x, times = args
+    sizes = (1,) * (len(times) - x.ndim) + tuple(x.shape)
+    return torch.empty([size * each for size, each in zip(sizes, times)], dtype=x.dtype, device="meta")
 
 
 def _stack(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -326,6 +326,7 @@ _RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | tuple[Tensor, Tenso
     aten.conv_transpose1d: _transposed_convolution,
     aten.pad: _pad,
     aten.pixel_shuffle: _pixel_shuffle,
+    aten.repeat: _repeat,
     aten.stack: _stack,
     aten.upsample_nearest2d: _upsample,
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _convolution),

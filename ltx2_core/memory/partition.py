@@ -154,7 +154,7 @@ class Weights:
 
         Args:
             network: as its weights arrive.
-            tables: without it, those stay where they lie.
+            tables: whether tables, of which rows are looked up, travel, too.
             changes: of its weights.
             arrival: of what comes with the changes.
         """

@@ -92,7 +92,7 @@ class Room:
 
     @property
     def where(self) -> str:
-        """Of what the budget is, in a word."""
+        """Whose memory the budget is of, in words."""
         return "RAM" if self.in_ram else "the card"
 
     def within(self, device: int | None, ram: int | None) -> "Room":

@@ -95,11 +95,12 @@ def time_job(engine: Engine, machine: str, software: Mapping[str, str], clock: C
     """
     latent, script = empty(SHAPE).to(engine.device(TRANSFORMER)), _script(engine.blueprint)
     assert latent.video is not None and latent.audio is not None
-    sampling = Sampling(SIGMAS)
+    quiet, sampling = copy(engine), Sampling(SIGMAS)
+    quiet.events = replace(engine.events, on_finding=lambda finding: None)  # of noise
     seconds: dict[str, list[float]] = {}
     for _ in range(REPEATS):
-        seconds.setdefault("a step", []).append(_step_seconds(engine, sampling, latent, script, clock))
-        for part, run in _decoders(engine, latent):
+        seconds.setdefault("a step", []).append(_step_seconds(quiet, sampling, latent, script, clock))
+        for part, run in _decoders(quiet, latent):
             begun = clock()
             run()
             seconds.setdefault(part, []).append(clock() - begun)
@@ -115,21 +116,20 @@ def _step_seconds(engine: Engine, sampling: Sampling, latent: AVLatent, script: 
     def on_step(done: int, total: int, step: Step) -> None:
         moments.append(clock())
 
-    quiet = copy(engine)
-    quiet.events = replace(engine.events, on_step=on_step, on_finding=lambda finding: None)
-    Sample(sampling, LatentSize.of_clip(SHAPE)).run(quiet, latent, SHAPE.fps, script)
+    watched = copy(engine)
+    watched.events = replace(engine.events, on_step=on_step)
+    Sample(sampling, LatentSize.of_clip(SHAPE)).run(watched, latent, SHAPE.fps, script)
     return (moments[-1] - moments[0]) / (len(moments) - 1)
 
 
 def _decoders(engine: Engine, latent: AVLatent) -> Iterable[tuple[str, Callable[[], object]]]:
     """What turns the latent into frames and sound, as far as the model has it."""
-    quiet, video, audio = copy(engine), latent.video, latent.audio
-    quiet.events = replace(engine.events, on_finding=lambda finding: None)
+    video, audio = latent.video, latent.audio
     assert video is not None and audio is not None
     if engine.blueprint.has("video_decoder"):
-        yield "decoding", lambda: DecodeVideo(SHAPE.video_latent).collect(quiet, video)
+        yield "decoding", lambda: DecodeVideo(SHAPE.video_latent).collect(engine, video)
     if (sound := audio_stages(engine.blueprint, SHAPE.audio_latents)) is not None:
-        yield "sound", lambda: sound.run(quiet, audio, SHAPE)
+        yield "sound", lambda: sound.run(engine, audio, SHAPE)
 
 
 def _script(blueprint: Blueprint) -> Script:

@@ -56,7 +56,7 @@ class DecodeVideo(Stage):
     networks = (VIDEO_DECODER,)
 
     def __post_init__(self) -> None:
-        """Take tiles without a size for none that were asked for."""
+        """Treat tiles without a size as if none were asked for."""
         object.__setattr__(self, "tiling", self.tiling and self.tiling.chosen)
 
     def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "DecodeVideo":

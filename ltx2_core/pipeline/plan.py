@@ -21,9 +21,7 @@ from .stage import NO_LOAD, Load, NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
-
-
-_TOLD_SECONDS = 0.1
+_TOLD_SECONDS = 0.1  # of reading that is hidden; less is not said
 
 
 @dataclass(frozen=True)

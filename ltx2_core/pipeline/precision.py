@@ -1,4 +1,4 @@
-"""How precise a stage is: whatever else the process has set, and float32 is float32.
+"""How precisely a stage computes, whatever the process has set: float32 is float32, not TF32.
 
 What is no number in a narrow format is made once more in float32.
 """

@@ -35,7 +35,13 @@ def clips(frames: int, *, last: bool, gap: int = 0) -> torch.Tensor:
 
 
 CATS = [[clips(frames, last=last, gap=gap) for frames in (3, 3)] for last in (False, True) for gap in (0, 2)]
-CATS += [[clips(3, last=True), clips(3, last=False, gap=2)]]
+CATS += [
+    [clips(3, last=True), clips(3, last=False, gap=2)],
+    [SWAPPED, SWAPPED],
+    [CUT, x(1, 6, 1, 5).expand(2, 6, 4, 5)],
+]
+CATS += [[x(2, 1, 3, 6, 7), x(2, 1, 3, 6, 7)], [x(2, 4, 3, 1, 1).to(memory_format=torch.channels_last_3d)] * 2]
+CATS += [[x(1, 4, 5, 6, 7).to(memory_format=torch.channels_last_3d)[:, :, :1]] * 2]
 
 CASES = [
     *((operation, pair) for operation in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.lt.Tensor)
@@ -66,7 +72,7 @@ CASES = [
     (aten.conv_transpose1d.default, (x(2, 4, 9), x(4, 6, 5), x(6), [3], [1], [2], 1, [2])),
     (aten.pad.default, (x(2, 3, 5), [1, 2], "replicate")), (aten.pad.default, (x(2, 3, 5), [0, 2, 1, 0])),
     *((aten.cat.default, (pair, axis)) for axis in (1, 2) for pair in CATS),
-    *((aten.clone.default, (each,)) for each in LAYOUTS),
+    *((aten.clone.default, (each,)) for each in LAYOUTS), (aten.repeat.default, (SWAPPED, [3, 1, 1, 2, 1])),
     (aten.addcmul.default, (x(3, 1), HALF[..., :3, :4].reshape(2, 6, 3, 4), x(4))), (aten.abs.default, (WHOLE,)),
     (aten.lerp.Scalar, (SWAPPED, x(2, 6, 4, 5), 0.5)), (aten.rsub.Scalar, (x(4, 5), 1)),
     (aten.tanh_.default, (SWAPPED,)), (aten.relu_.default, (CUT,)), (aten.pixel_shuffle.default, (x(2, 12, 4, 5), 2)),
@@ -194,5 +200,26 @@ from ltx2_core.upscaler import UpscalerConfig
 gc.disable()  # as while a plan is made
 stage = Upscale(upscaler_key("x"), UpscalerConfig(), (16, 17, 30))
 assert stage.need(None).cost == stage.need(None).cost
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
+
+
+@pytest.mark.slow
+def test_a_planned_clip_of_all_that_can_be_given_does_not_import_the_compiler():
+    script = """
+import sys
+import torch
+import ltx2_core as ltx2
+from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.conditioning import AudioSource, Picture, ReferenceAudio, ReferenceVideo, VideoSource
+from ltx2_core.settings import SecondStage
+film, sound = VideoSource(torch.rand(9, 64, 64, 3)), AudioSource(torch.rand(2, 16000) - 0.5, 16000)
+given = Picture(torch.rand(1, 64, 64, 3)), ReferenceAudio(sound), ReferenceVideo(film, attention=0.5)
+second = SecondStage((open_upscaler(BUILT_IN),), keep_references=True)
+size = {"width": 128, "height": 128, "frames": 9, "steps": 1}
+sys.modules["comfy_kitchen"] = None  # imports it by itself
+how = {"max_vram": 2.0, "device": "cpu", "cache": False, "audio": ltx2.Guidance(3, 2, identity_scale=2)}
+clip = ltx2.generate(ltx2.open_models("miniature"), "a ball", conditions=given, second=second, **size, **how)
+sys.exit(clip.frames.shape != (9, 128, 128, 3) or "torch._dynamo" in sys.modules or "sympy" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)

@@ -56,7 +56,7 @@ def with_graphs(need: StageNeed, room: Room) -> StageNeed:
 
 
 def describe_graphs(need: StageNeed, obstacle: str, machine: Machine) -> str:
-    """Say whether the steps of a stage are CUDA graphs, for which were asked, and why not."""
+    """Say whether the steps of a stage are CUDA graphs, which were asked for, and why not."""
     if need.graph_bytes:
         host, card = machine.starting(need.cost), machine.working(need.cost)
         return (

@@ -80,7 +80,10 @@ class GraphLatent:
         self.made_by: str | None = latent.get(MADE_BY)
 
     def read_by(self, models: Models) -> "GraphLatent":
-        """Return this, of which ``models`` make something; SettingError for what models of other latents have made."""
+        """Check that ``models`` read such a latent, and return this, whose maker they are from now on.
+
+        Raises SettingError for one that models of other latents have made.
+        """
         check_latent(self.made_by, models)
         self.made_by = models.generation
         return self
