@@ -1,5 +1,6 @@
 """What are the transformer and the text connectors both made of?"""
 
+from .alike import alike
 from .attention import Attention, KeyValue, Query
 from .autograd import needs_grad
 from .feed_forward import FeedForward
@@ -15,6 +16,6 @@ from .visibility import Visibility
 
 __all__ = [
     "Attention", "FeedForward", "KeyValue", "Linear", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels",
-    "Visibility", "apply_gelu", "convolve", "find_rounding", "is_adapted", "merge_axes", "needs_grad", "repeat",
-    "rms_norm", "shared_input",
+    "Visibility", "alike", "apply_gelu", "convolve", "find_rounding", "is_adapted", "merge_axes", "needs_grad",
+    "repeat", "rms_norm", "shared_input",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..layers.alike import Times, counting
 from .outlines import RESULTS, signature, tensors_in
 
 aten = torch.ops.aten
@@ -49,17 +50,20 @@ class Cost:
 def cost(run: Callable[[], Any]) -> Cost:
     """Run ``run`` and return what it costs; on the meta device that takes milliseconds, whatever the size.
 
+    What is ``layers.alike`` runs once.
+
     The workspace that a kernel takes for itself is not counted.
     """
-    with torch.inference_mode(), _Counter() as counter:
+    with torch.inference_mode(), counting() as times, _Counter(times) as counter:
         result = run()
         del result
     return Cost(counter.peak, launches=counter.launches, **counter.work)
 
 
 class _Counter(TorchDispatchMode):
-    def __init__(self):
+    def __init__(self, times: Times):
         super().__init__()
+        self.times = times
         self.peak = self.live = 0
         self.work = dict.fromkeys(("products", "products8", "convolutions", "attention", "moved"), 0.0)
         self.launches = 0
@@ -84,8 +88,8 @@ class _Counter(TorchDispatchMode):
                 _WORK.clear()
             known = _WORK[key] = _work_of(operation, args, kwargs, made)
         kind, amount = known
-        self.launches += 1
-        self.work[kind] += amount
+        self.launches += self.times.now
+        self.work[kind] += amount * self.times.now
         return result
 
     def _keep_new(self, given: Sequence[Tensor], made: list[Tensor]) -> bool:

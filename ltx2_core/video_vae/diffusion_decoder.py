@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from ..geometry import Keyframes
+from ..layers import alike
 from ..layers.norms import RMSNorm
 from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Denoising, Work
 from .diffusion_config import DiffusionDecoderConfig
@@ -128,7 +129,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
                 x = self.upsamples[number - 1](x, True)
             if isinstance(x, Joint):
                 x = x.at(stage_times(self.config, number, keyframes))
-            for block in stage.children():
+            for block in alike(stage.children(), chained=True):
                 x = block(x)
         return x
 
@@ -167,7 +168,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
             (B, F, H/4, W/4, C), and that of the keyframes.
         """
         stage = len(self.stages) - 1
-        for block in self.stages[stage].children():
+        for block in alike(self.stages[stage].children(), chained=True):
             cells = block(cells)
         context: Hidden = self.upsamples[stage](cells, is_first)
         if not is_last:
@@ -208,8 +209,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         """Return what the last stage makes of pixels (B, 3, F, H, W) at ``time``."""
         modulation, patch = self.time(time), self.config.patch_size
         x = on_each(lambda each: self.from_pixels(patchify(each, patch).movedim(1, -1)), pixels)
-        blocks = [*self.diffusion.children()]
-        for block in blocks[:1] if modulation.is_meta else blocks:  # whose work is counted: see ``work``
+        for block in alike(self.diffusion.children(), chained=True):
             x = block(x, context, modulation)
         return on_each(lambda each: unpatchify(self.to_pixels(self.norm_out(each)).movedim(-1, 1), patch), x)
 
@@ -296,7 +296,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         beside = keyframes and keyframes.map(lambda each: padded.new_empty(batch, each.shape[2], *whole[2:]))
         frames, kept = () if beside is None else beside.frames, math.prod(whole) * padded.element_size()
         kept += 0 if beside is None else beside.latent.nbytes
-        third, near = self._third_of(padded), seen_in(frames, range(place[0].target.start, place[0].target.stop))
+        third = self._third_of(padded)
         frame = batch * self.config.out_channels * grid.height * grid.width * FLOAT32
         interval, tail = frame * grid.longest_interval, frame * grid.longest_tail
         parts = (
@@ -315,22 +315,8 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
                 cells.nbytes,
                 kept + interval + tail,
             ),
-            Work(
-                ("block", cells.shape, place[0].target.stop == grid.frames, frames),
-                lambda: self._run_block(place, cells, len(near)),
-                tiles * (denoising.decoder_steps or self.config.steps) * (len(self.diffusion) - 1),
-            ),
         )
         return DecodingWork(parts, interval, kept, before_tiles=2)
-
-    def _run_block(self, place: Place, like: Tensor, keyframes: int) -> object:
-        """Run one block of the last stage on a tile and so many keyframes beside it."""
-        (time, row, column), patch, channels = place, self.config.patch_size, self.config.stages[-1].channels
-        sides = ((each.target.stop - each.target.start) // patch for each in (row, column))
-        clip = like.new_empty(len(like), time.target.stop - time.target.start, *sides, channels)
-        beside = clip[:, :1].expand(-1, keyframes, -1, -1, -1)
-        x = Joint(clip, beside, (0.0,) * keyframes) if keyframes else clip
-        return self.diffusion[0](x, x, self.time(1.0))
 
     def _enlarge_some(self, third: Tensor, keyframes: int) -> object:
         """Make cells of the first frames of the third stage, and of so many keyframes."""

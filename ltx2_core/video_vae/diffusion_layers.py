@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..layers import Rotation, needs_grad
+from ..layers import Rotation, alike, needs_grad
 from ..layers.norms import RMSNorm, rms_norm
 from .diffusion_config import StageConfig, UpsampleConfig
 from .keyframe_attention import Hidden, Joint, attend_jointly, on_each
@@ -74,9 +74,11 @@ class WindowAttention(nn.Module):
         count = len(range(x.shape[-1] // self.head_dim)[heads])
         made = x.new_empty(3, *x.shape[:-1], count, self.head_dim).unbind(0)
         step = math.ceil(x.shape[1] / SHARES)
-        for first, part in zip(range(0, x.shape[1], step), x.split(step, dim=1)):
+        parts = zip(range(0, x.shape[1], step), x.split(step, dim=1))
+        for first, part in alike(parts, lambda each: each[1].shape[1]):
             for target, each in zip(made, project(part, first)):
                 target[:, first : first + step].copy_(each)
+            del each  # before the next ones are made
         return made
 
     def _linear(self, heads: slice) -> Callable[[Tensor], Tensor]:
@@ -150,12 +152,15 @@ class GatedMLP(nn.Module):
         if needs_grad(x):
             x = prepare(x)
             return self.down(F.silu(self.gate(x)) * self.up(x))
+
+        def mix(source: Tensor) -> Tensor:
+            return self.down(torch.ops.aten.silu_(self.gate(source)).mul_(self.up(source)))
+
         tokens = x.flatten(0, -2)
         output = torch.empty_like(tokens)
         step = max(_FEWEST, math.ceil(len(tokens) / SHARES))
-        for part, target in zip(tokens.split(step), output.split(step)):
-            source = prepare(part)
-            target.copy_(self.down(torch.ops.aten.silu_(self.gate(source)).mul_(self.up(source))))
+        for part, target in alike(zip(tokens.split(step), output.split(step)), lambda each: len(each[0])):
+            target.copy_(mix(prepare(part)))
         return output.view_as(x)
 
 

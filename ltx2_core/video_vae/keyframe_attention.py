@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers import alike
+
 NEAREST = 2  # keyframes that a frame of the clip sees, and frames that a keyframe sees
 _BRICK = 8  # rows and columns of queries that share one box of keys
 
@@ -65,32 +67,17 @@ def attend_jointly(q: Joint, k: Joint, v: Joint, kernel: Sequence[int]) -> Joint
     """
     frames, reach = q.clip.shape[1], kernel[0] // 2
     found, beside = torch.empty_like(q.clip), torch.empty_like(q.keyframes)
-    if q.clip.is_meta:
-        _ask_for_products(q, kernel)
-    for frame in range(1 if q.clip.is_meta else frames):
+    windows = [range(frames)[max(0, frame - reach) : frame + reach + 1] for frame in range(frames)]
+    for frame, window in alike(enumerate(windows), lambda each: len(each[1])):
         near = nearest(abs(frame - time) for time in q.times)
-        window = slice(max(0, frame - reach), frame + reach + 1)
-        keys, values = (torch.cat((x.clip[:, window], x.keyframes[:, near]), dim=1) for x in (k, v))
+        around = slice(window.start, window.stop)
+        keys, values = (torch.cat((x.clip[:, around], x.keyframes[:, near]), dim=1) for x in (k, v))
         found[:, frame] = attend_in_frames(q.clip[:, frame], keys, values, kernel[1:])
-    for number, time in enumerate(q.times[:1] if q.clip.is_meta else q.times):
+    for number, time in alike(enumerate(q.times)):
         near = nearest(abs(frame - time) for frame in range(frames))
         keys, values = (torch.cat((x.keyframes[:, [number]], x.clip[:, near]), dim=1) for x in (k, v))
         beside[:, number] = attend_in_frames(q.keyframes[:, number], keys, values, kernel[1:])
     return Joint(found, beside, q.times)
-
-
-def _ask_for_products(q: Joint, kernel: Sequence[int]) -> None:
-    """Ask for the products of all frames and keyframes but the first, for whoever counts the work of mere shapes.
-
-    Frames cost the same, and to walk through all of them on the meta device would take as long as on a card.
-    """
-    batch, frames, height, width, heads, channels = q.clip.shape
-    seen = min(kernel[0], frames) + min(NEAREST, len(q.times))
-    boxes = [min(side, _BRICK + reach - 1) for side, reach in zip((height, width), kernel[1:])]
-    others = batch * (frames + len(q.times) - 2)
-    queries = q.clip.new_empty(1, heads, height * width, channels).expand(others, -1, -1, -1)
-    keys = q.clip.new_empty(1, heads, seen * boxes[0] * boxes[1], channels).expand(others, -1, -1, -1)
-    F.scaled_dot_product_attention(queries, keys, keys, scale=1.0)
 
 
 def nearest(distances: Iterable[float]) -> list[int]:

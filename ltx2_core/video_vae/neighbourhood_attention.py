@@ -5,7 +5,7 @@ The plain way runs everywhere and is exact. A kernel of comfy-kitchen takes its 
 
 import importlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers import alike
 from ..layers.kernels import Kernel, Operation
 
 Size = tuple[int, int, int]  # frames, rows, columns
@@ -53,12 +54,16 @@ def attend_in_bricks(q: Tensor, k: Tensor, v: Tensor, kernel: Size, output: Tens
     """
     layout = _layout((q.shape[1], q.shape[2], q.shape[3]), kernel)
     asked, seen = layout.cells_of_brick.to(q.device), layout.cells_of_box.to(q.device)
+    masks = [axis.seen().to(q.device) for axis in layout.axes]
     output = torch.empty_like(q) if output is None else output
     for clip in range(len(q)):
         queries, keys, values, result = (x[clip].flatten(0, 2) for x in (q, k, v, output))
-        for bricks, boxes, mask in layout.shares(q.device):
-            own, others = bricks + asked, boxes + seen
-            result.index_copy_(0, own.flatten(), _attend(queries, keys, values, own, others, mask))
+        for bricks, boxes, pattern in alike(layout.kinds(q.device), lambda kind: len(kind[0])):
+            mask = layout.mask(pattern, masks)
+            shares = zip(bricks.split(layout.step), boxes.split(layout.step))
+            for some, theirs in alike(shares, lambda share: len(share[0])):
+                own, others = some + asked, theirs + seen
+                result.index_copy_(0, own.flatten(), _attend(queries, keys, values, own, others, mask))
     return output
 
 
@@ -125,24 +130,26 @@ class _Layout:
     cells_of_brick: Tensor  # (q,), from the first one on
     cells_of_box: Tensor  # (k,)
 
-    def shares(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yield the first cells of some bricks and of their boxes, and the mask (q, k) that they have in common."""
-        masks = [axis.seen().to(device).unbind() for axis in self.axes]
-        step = max(1, math.ceil(len(self.bricks) / _SHARES))
+    def kinds(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+        """Yield the first cells of all bricks of one pattern and of their boxes, and the pattern."""
         each = (x.to(device).split(self.alike) for x in (self.bricks, self.boxes))
-        for bricks, boxes, pattern in zip(*each, self.patterns.tolist()):
-            mask = None if self._all_seen else _mask(*(mask[number] for mask, number in zip(masks, pattern)))
-            yield from ((some, others, mask) for some, others in zip(bricks.split(step), boxes.split(step)))
+        return zip(*each, self.patterns.tolist())
 
     @property
-    def _all_seen(self) -> bool:
-        return all(axis.box == axis.reach for axis in self.axes)
+    def step(self) -> int:
+        """How many bricks attend at a time."""
+        return max(1, math.ceil(len(self.bricks) / _SHARES))
 
+    def mask(self, pattern: list[int], masks: Sequence[Tensor]) -> Tensor | None:
+        """Return which keys of its box each query of a brick of this pattern sees, (q, k); None if they see all.
 
-def _mask(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Which keys of its box each query of a brick sees, (q, k), from those of each axis."""
-    plane = (h.view(len(h), 1, -1, 1) & w.view(len(w), 1, -1)).view(len(h) * len(w), 1, -1)
-    return (t.view(len(t), 1, -1, 1) & plane).view(len(t) * len(plane), -1)
+        ``masks`` are those of the axes, as ``_Axis.seen`` returns them.
+        """
+        if all(axis.box == axis.reach for axis in self.axes):
+            return None
+        t, h, w = (mask[place] for mask, place in zip(masks, pattern))
+        plane = (h.view(len(h), 1, -1, 1) & w.view(len(w), 1, -1)).view(len(h) * len(w), 1, -1)
+        return (t.view(len(t), 1, -1, 1) & plane).view(len(t) * len(plane), -1)
 
 
 @lru_cache(maxsize=32)
