@@ -17,7 +17,7 @@ visit(1000, async (page, { kind }) => {
 async function look(kind) {
   const node = app.graph.nodes.find((each) => each.type === kind);
   const lines = document.querySelector(`[data-node-id="${node.id}"]`)?.innerText.split("\n"); // in Nodes 2.0
-  const isShown = ({ label, hidden }) => label && (lines ? lines.includes(label) : !hidden);
+  const isShown = ({ label, hidden, element }) => label && !element && (lines ? lines.includes(label) : !hidden);
   return {
     shown: Object.fromEntries(node.widgets.filter(isShown).map(({ name, value }) => [name, value])),
     sent: (await app.graphToPrompt()).output[node.id].inputs,
