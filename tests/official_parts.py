@@ -83,7 +83,7 @@ def frames_of(shape: tuple[int, ...]) -> dict:
 
     By default it computes slabs whose outer borders are copies.
     """
-    from core import test_diffusion_decoder as here
+    from core.video_vae import test_diffusion_decoder as here
     from ltx_core.model.video_vae.diffusion_video_decoder import DiffusionVideoDecoder
     from ltx_core.model.video_vae.transformer import apply
 

@@ -19,7 +19,7 @@ from .unit import Slot, Unit
 
 DEVICE, HOST, DISK = "device", "host", "disk"
 
-MAX_SLOTS = 4  # of a ring; with more, nothing became faster in the clocked runs of tests/core/test_placement.py
+MAX_SLOTS = 4  # of a ring; with more, nothing became faster in the clocked runs of tests/core/memory/test_placement.py
 
 # Bytes of a kernel's own workspace; and the gaps that the allocator leaves, which grow with what it holds.
 KERNEL_WORKSPACE_BYTES = 300_000_000

@@ -19,7 +19,7 @@ from ltx2_core.errors import SettingError
 from ltx2_core.pipeline.engines.processes import Launch
 from ltx2_core.transformer import ImaginedPeers, SequenceParallel, check_heads
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_shares_of_the_tokens_give_the_whole():

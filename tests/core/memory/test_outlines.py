@@ -186,7 +186,7 @@ for config in (UpscalerConfig(), half, UpscalerConfig(space=Fraction(1), time=2)
     Upscale(upscaler_key("x"), config, (4, 16, 24), tones=(1.0, 0.5)).need(drawn[0])
 sys.exit("torch._dynamo" in sys.modules or "sympy" in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=True)
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ gc.disable()  # as while a plan is made
 stage = Upscale(upscaler_key("x"), UpscalerConfig(), (16, 17, 30))
 assert stage.need(None).cost == stage.need(None).cost
 """
-    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=True)
 
 
 @pytest.mark.slow
@@ -222,4 +222,4 @@ how = {"max_vram": 2.0, "device": "cpu", "cache": False, "audio": ltx2.Guidance(
 clip = ltx2.generate(ltx2.open_models("miniature"), "a ball", conditions=given, second=second, **size, **how)
 sys.exit(clip.frames.shape != (9, 128, 128, 3) or "torch._dynamo" in sys.modules or "sympy" in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=True)

@@ -23,7 +23,7 @@ from ltx2_core.geometry import ClipShape
 
 def test_what_is_filled_is_that_of_the_official_nodes():
     """Numbers of ComfyUI-LTXVideo's LTXVDilateVideoMask and LTXVInpaintPreprocess; their inputs are drawn here."""
-    recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_fill.json").read_text())
+    recorded = json.loads((Path(__file__).parents[2] / "golden" / "test_vectors_fill.json").read_text())
     draw = partial(torch.rand, generator=torch.Generator().manual_seed(recorded["seed"]))
     frames, soft = draw(9, 32, 64, 3), draw(9, 32, 64)
     for case in recorded["cases"]:
@@ -92,7 +92,7 @@ def test_what_lies_around_a_reference_is_painted(place, margin, inner):
 
 def test_blended_frames_are_those_of_the_official_node():
     """Numbers of ComfyUI-LTXVideo's LTXVLaplacianPyramidBlend; its inputs are drawn here."""
-    recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_blend.json").read_text())
+    recorded = json.loads((Path(__file__).parents[2] / "golden" / "test_vectors_blend.json").read_text())
     draw, cases = partial(torch.rand, generator=torch.Generator().manual_seed(recorded["seed"])), recorded["cases"]
     for pair in zip(cases[::2], cases[1::2]):
         height, width = pair[0]["size"]

@@ -86,7 +86,7 @@ sys.exit(cli.main(["inspect", sys.argv[1]]))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "pictures")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], env=os.environ,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3], env=os.environ,
     )  # fmt: skip
     assert process.stdout.readline() == "frame\n" and len(list(tmp_path.iterdir())) == 1
     process.send_signal(signal.SIGTERM)

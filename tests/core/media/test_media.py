@@ -39,7 +39,7 @@ except MediaError as error:
 else:
     raise AssertionError("it was read")
 """
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3], timeout=120)
 
 
 def noise(frames: int, height: int = 32, width: int = 32) -> Tensor:

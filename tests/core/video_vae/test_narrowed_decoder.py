@@ -17,7 +17,7 @@ from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.errors import CheckpointError
 from ltx2_core.video_vae import VideoDecoder, VideoVAEConfig
 
-PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "config_2.3.json").read_text())["vae"]
+PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "config_2.3.json").read_text())["vae"]
 # As ComfyUI's file of PrunaVAED lists them; diffusers' has the same ones in levels.
 NARROWED = {
     "decoder_base_channels": 64,

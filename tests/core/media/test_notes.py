@@ -102,4 +102,4 @@ def test_a_graph_is_told_node_by_node_or_in_short(tmp_path):
 
 
 def test_the_version_is_that_of_the_package():
-    assert f'\nversion = "{VERSION}"\n' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'\nversion = "{VERSION}"\n' in (Path(__file__).parents[3] / "pyproject.toml").read_text()

@@ -123,6 +123,6 @@ def test_sound_for_a_long_picture_is_made_in_windows_at_its_moments():
 
 
 def test_the_published_figures_are_those_of_the_shipped_checkpoint():
-    published = json.loads((Path(__file__).parents[2] / "benchmarks/results/evaluation.json").read_text())
+    published = json.loads((Path(__file__).parents[3] / "benchmarks/results/evaluation.json").read_text())
     assert published["about"]["checkpoint"] == hashlib.sha256(evaluate.BUILT_IN.read_bytes()).hexdigest()
     assert published["about"]["prompts"] == 200

@@ -186,7 +186,7 @@ def test_a_signal_stops_once_and_whatever_a_library_makes_of_it(kind, capsys, mo
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these to one process")
 def test_a_signal_while_pytorch_is_imported_is_one_sentence(tmp_path, kind):
     (tmp_path / "torch.py").write_text(f"import os\nos.kill(os.getpid(), {kind:d})\n")
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     ended = subprocess.run(
         [sys.executable, "-m", "ltx2_core", "inspect", "x"], capture_output=True, text=True, timeout=60,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])},
@@ -236,7 +236,7 @@ def test_a_reader_that_has_gone_is_not_complained_about():
     program = "import sys; from ltx2_core.__main__ import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.run(
         [sys.executable, "-c", program, "inspect", str(LORA)],
-        stdout=writing, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], timeout=120,
+        stdout=writing, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3], timeout=120,
     )  # fmt: skip
     os.close(writing)
     assert process.returncode == 1 and process.stderr == ""

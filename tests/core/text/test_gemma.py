@@ -245,7 +245,7 @@ def test_a_prompt_is_read_without_the_modelling_code_of_transformers():
         "import sys; from ltx2_core.checkpoint.text_encoder import *; files = open_text_encoder(sys.argv[1]);"
         "build_text_encoder(files)(*files.tokenizer()(['x'])); sys.exit('transformers' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script, str(TOKENIZER)], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", script, str(TOKENIZER)], cwd=Path(__file__).parents[3], check=True)
 
 
 def copy(folder: Path, target: Path, without: str = "") -> Path:

@@ -222,6 +222,6 @@ for limit, write in itertools.product((0, 3000), writers):
         continue
     raise SystemExit("nobody complained")
 """
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": paths})
     assert not list(tmp_path.iterdir())

@@ -408,7 +408,7 @@ def test_a_file_larger_than_the_memory_it_takes(tmp_path):
         file.write(struct.pack("<Q", len(text)) + text)
         file.seek(8 + len(text) + count * size - 2)  # behind a hole, which reads as zeros
         file.write(b"\x80\x3f")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     result = subprocess.run([sys.executable, "-c", RUN, path], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 2.5e9 < path.stat().st_size

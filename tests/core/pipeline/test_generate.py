@@ -315,7 +315,7 @@ output = {str(tmp_path / "clip.mp4")!r}
 flags = ["--steps", "1", "--text-scale", "1", "--device", "cpu"]
 sys.exit(main(["generate", "--prompt", "x", "--output", output, *flags]))
 """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, capture_output=True, timeout=300)
     assert (tmp_path / "clip.mp4").stat().st_size > 1000
 

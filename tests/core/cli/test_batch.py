@@ -24,7 +24,7 @@ from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.read_ahead import ReadInTurn
 from ltx2_core.pipeline.stage import TRANSFORMER, VIDEO_DECODER
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LORA = ROOT / "ltx2_core" / "mini" / "loras" / "light-room.safetensors"
 SMALL = ["--frames", "9", "--width", "64", "--height", "64", "--steps", "1", "--device", "cpu"]
 EIGHT = [{"prompt": f"a red ball bounces {n} times", "seed": n, "output": f"clip{n}"} for n in range(8)]

@@ -12,7 +12,7 @@ from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.cli import main
 
 LORA = MINIATURE / "loras" / "light-room.safetensors"
-EXAMPLE = Path(__file__).parents[2] / "workflows" / "examples" / "ltx2_example_clip.mp4"
+EXAMPLE = Path(__file__).parents[3] / "workflows" / "examples" / "ltx2_example_clip.mp4"
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from ltx2_core.video_vae.tiling import (
     to_pixels,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 VERSIONS = ["2.0", "2.3"]
 VECTORS = json.loads((GOLDEN / "test_vectors_vae_audio.json").read_text())
 MINIATURE = {

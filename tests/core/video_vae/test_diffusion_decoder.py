@@ -39,7 +39,7 @@ from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap
 from ltx2_core.video_vae.place_noise import place_noise
 from ltx2_core.video_vae.tiling import split_with_least
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 VECTORS = json.loads((GOLDEN / "test_vectors_2.5.json").read_text())
 NUMBERS = VECTORS["diffusion_decoder"]
 TINY = VECTORS["diffusion_decoder_tiny_config"]
