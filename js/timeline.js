@@ -414,6 +414,10 @@ class Strip {
       const kind = file.type.split("/")[0];
       const lane = { image: "pictures", audio: "sounds", video: "references" }[kind];
       if (lane) await this.add(lane, at, file);
+      else {
+        const detail = `${file.name} is no picture, sound or video, which are all that a timeline takes.`;
+        app.extensionManager.toast.add({ severity: "warn", summary: "Not on the timeline", detail, life: 10000 });
+      }
     }
   }
 

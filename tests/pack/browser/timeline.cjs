@@ -45,14 +45,14 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   await page.keyboard.press("Tab");
   const stays = await page.evaluate(() => document.activeElement.matches(".ltx2av-timeline input"));
   await keep("told");
-  const told = await refused(page);
+  const told = [await refused(page), await unknown(page)];
   const sent = (await page.evaluate(() => app.graphToPrompt())).output;
   const copied = await page.evaluate(copy);
   const hidden = await page.evaluate(() => app.graph.nodes[0].widgets.find(({ name }) => name === "timeline").hidden);
   const inside = await page.evaluate(inSubgraph);
   const seen = [];
   for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
-  await page.evaluate(drop); // which has no strip to lie on
+  await page.evaluate(drop, ["large.mp4", "video/mp4"]); // which has no strip to lie on
   await page.waitForTimeout(100);
   return { shown, json, places, sent, copied, hidden, inside, stays, told, broken: seen };
 });
@@ -60,15 +60,24 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
 // A file that is dropped while ComfyUI takes none.
 async function refused(page) {
   await page.route("**/upload/image", (route) => route.fulfill({ status: 413 }));
-  await page.evaluate(drop);
-  const toasts = `.p-toast-message, [data-testid="toast"]`; // of older and newer front ends
-  const said = page.locator(toasts, { hasText: "large.mp4" });
-  return said.textContent({ timeout: 5000 });
+  await page.evaluate(drop, ["large.mp4", "video/mp4"]);
+  return saidOf(page, "large.mp4");
 }
 
-function drop() {
+// A file that is dropped and has no lane.
+async function unknown(page) {
+  await page.evaluate(drop, ["notes.txt", "text/plain"]);
+  return saidOf(page, "notes.txt");
+}
+
+function saidOf(page, hasText) {
+  const toasts = `.p-toast-message, [data-testid="toast"]`; // of older and newer front ends
+  return page.locator(toasts, { hasText }).textContent({ timeout: 5000 });
+}
+
+function drop([name, type]) {
   const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File(["a film"], "large.mp4", { type: "video/mp4" }));
+  dataTransfer.items.add(new File(["a file"], name, { type }));
   const strip = document.querySelector(".ltx2av-strip");
   strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
 }
