@@ -1,8 +1,8 @@
 // Inputs that have no effect as a node is set are grey: those that the recipe of the model, or a wire, takes the place of.
-import { app } from "../../scripts/app.js";
 import { isLinked } from "./advanced.js";
 import { after, afterChanges } from "./changes.js";
 import { addStyle } from "./style.js";
+import { warn } from "./warn.js";
 
 // Nodes 2.0 draws a slider that is switched off almost as if it were on.
 addStyle(`
@@ -88,7 +88,6 @@ function letCount(node, name) {
     choice.value = word;
     node.onWidgetChanged?.(chooser, word, undefined, choice);
   } else {
-    const detail = `${name} of ${node.title} has no effect as the node is set: see what is chosen in it, and its help page.`;
-    app.extensionManager.toast.add({ severity: "warn", summary: "No effect", detail, life: 10000 });
+    warn("No effect", `${name} of ${node.title} has no effect as the node is set: see what is chosen in it, and its help page.`);
   }
 }

@@ -8,6 +8,7 @@ import { addElement } from "./element.js";
 import { address, chooseFile, upload, waveform } from "./files.js";
 import { hide, redraw } from "./hide.js";
 import { addStyle } from "./style.js";
+import { warn } from "./warn.js";
 
 const NAME = "ltx2av_timeline";
 const LANE = 28; // pixels
@@ -414,10 +415,7 @@ class Strip {
       const kind = file.type.split("/")[0];
       const lane = { image: "pictures", audio: "sounds", video: "references" }[kind];
       if (lane) await this.add(lane, at, file);
-      else {
-        const detail = `${file.name} is no picture, sound or video, which are all that a timeline takes.`;
-        app.extensionManager.toast.add({ severity: "warn", summary: "Not on the timeline", detail, life: 10000 });
-      }
+      else warn("Not on the timeline", `${file.name} is no picture, sound or video, which are all that a timeline takes.`);
     }
   }
 

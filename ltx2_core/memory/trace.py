@@ -50,9 +50,8 @@ class Cost:
 def cost(run: Callable[[], Any]) -> Cost:
     """Run ``run`` and return what it costs; on the meta device that takes milliseconds, whatever the size.
 
-    What is ``layers.alike`` runs once.
-
-    The workspace that a kernel takes for itself is not counted.
+    Of what ``layers.alike`` finds alike, one runs and counts for all. The workspace that a kernel takes for itself is
+    not counted.
     """
     with torch.inference_mode(), counting() as times, _Counter(times) as counter:
         result = run()

@@ -43,9 +43,7 @@ SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in fr
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 TIMES = "ltx2av_times"  # in a LATENT: how many times the rate it has that frames of conditions are counted at
 KEYFRAMES = "ltx2av_keyframes"  # in a LATENT: single frames that were generated beside the clip
-SHOWN = (
-    "ltx2av_shown"  # in a LATENT: its rows and columns, and width and height in pixels of what is kept of its frames
-)
+SHOWN = "ltx2av_shown"  # in a LATENT: its rows and columns, and the width and height in pixels that its frames keep
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
 NO_PICTURE = "This LATENT has no picture, only sound: connect the latent of both, or that of the picture."
