@@ -130,7 +130,7 @@ def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
             if time.monotonic() >= deadline:
                 if not target.is_file():
                     raise
-                reason = "cannot be replaced while another program has it open; close it there"
+                reason = "cannot be replaced while this or another program has it open; close it there"
                 if not os.access(target, os.W_OK):
                     reason = "is read-only; let it be written"
                 raise UnreadableFileError(f"{target} {reason}, or choose another name.") from error

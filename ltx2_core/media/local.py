@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader, FileIO, TextIOBase
@@ -71,7 +72,8 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
     try:
         return BufferedReader(_Local(path))
     except OSError as error:
-        raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it.") from error
+        more = " and close it in other programs, such as Excel" if sys.platform == "win32" else ""
+        raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it{more}.") from error
 
 
 @contextmanager

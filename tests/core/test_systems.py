@@ -35,7 +35,7 @@ from ltx2_core.disk_cache.mapped import mapped_files
 from ltx2_core.errors import SettingError, UnreadableFileError
 from ltx2_core.errors.files import not_written, replace_file
 from ltx2_core.fields import check_output_name
-from ltx2_core.media import check_target, clear_unfinished
+from ltx2_core.media import check_target, clear_unfinished, open_local
 from ltx2_core.media.exr import ExrFrames
 from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
@@ -234,6 +234,17 @@ def test_a_file_that_stays_open_is_told_in_a_sentence(windows, tmp_path, monkeyp
         replace_file(tmp_path / "new", target, patience=0.1)
     with pytest.raises(PermissionError):  # nobody can have a file open that is not there
         replace_file(tmp_path / "new", tmp_path / "other", patience=0.1)
+
+
+def test_a_table_that_another_program_keeps_is_told(windows, tmp_path, monkeypatch):
+    (tmp_path / "clips.csv").write_text("prompt")
+
+    def refuse(raw):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("ltx2_core.media.local.BufferedReader", refuse)
+    with pytest.raises(UnreadableFileError, match="other programs"):
+        open_local(tmp_path / "clips.csv")
 
 
 def test_what_ended_a_file_is_told_though_its_remains_cannot_go(windows, tmp_path, monkeypatch):
