@@ -32,7 +32,7 @@ from ltx2_core.cli.syntax import file_path, parse_character, parse_picture
 from ltx2_core.conditioning.light import FILE_SPACES
 from ltx2_core.disk_cache import DiskCache, complete_file
 from ltx2_core.disk_cache.mapped import mapped_files
-from ltx2_core.errors import SettingError, UnreadableFileError
+from ltx2_core.errors import MissingFileError, SettingError, UnreadableFileError
 from ltx2_core.errors.files import not_written, replace_file
 from ltx2_core.fields import check_output_name
 from ltx2_core.media import check_target, clear_unfinished, open_local
@@ -245,6 +245,18 @@ def test_a_table_that_another_program_keeps_is_told(windows, tmp_path, monkeypat
     monkeypatch.setattr("ltx2_core.media.local.BufferedReader", refuse)
     with pytest.raises(UnreadableFileError, match="other programs"):
         open_local(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize("name, said", [("https://a.org/b?c", "is an address"), ("what?.png", r"no file what\?\.png")])
+def test_what_can_be_no_file_on_windows_is_no_file(windows, monkeypatch, name, said):
+    def look(path):
+        error = OSError(errno.EINVAL, "The name is not correct")
+        error.winerror = 123
+        raise error
+
+    monkeypatch.setattr(os, "stat", look)
+    with pytest.raises(MissingFileError, match=said):
+        open_local(name)
 
 
 def test_what_ended_a_file_is_told_though_its_remains_cannot_go(windows, tmp_path, monkeypatch):
