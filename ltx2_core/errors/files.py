@@ -61,7 +61,10 @@ def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
 
 def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
     """Return our error for a system's that happened while ``path`` was read."""
-    return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk and who may read it.")
+    check = "Check the disk and who may read it"
+    if sys.platform == "win32" and isinstance(error, PermissionError):  # which has one word for both
+        check = "Check who may read it, and whether another program has it open"
+    return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. {check}.")
 
 
 def is_refused(name: str) -> bool:

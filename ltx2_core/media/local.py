@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader, FileIO, TextIOBase
@@ -74,8 +73,7 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
     try:
         return BufferedReader(_Local(path))
     except OSError as error:
-        more = " and close it in other programs, such as Excel" if sys.platform == "win32" else ""
-        raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it{more}.") from error
+        raise not_read(name, error) from error
 
 
 @contextmanager

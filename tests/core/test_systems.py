@@ -243,7 +243,7 @@ def test_a_table_that_another_program_keeps_is_told(windows, tmp_path, monkeypat
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("ltx2_core.media.local.BufferedReader", refuse)
-    with pytest.raises(UnreadableFileError, match="other programs"):
+    with pytest.raises(UnreadableFileError, match="another program"):
         open_local(tmp_path / "clips.csv")
 
 
