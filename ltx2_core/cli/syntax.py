@@ -31,7 +31,7 @@ from ..sampling.windows import Segment
 _NUMBER = r"[-+]?(?:[\d.,]+%?(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _PICTURE = re.compile(
     rf"(?:(?P<frame>[-+]?\d[\d.]*s?):)?(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 _LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE | re.DOTALL)
 _CHARACTER = re.compile(r"(?P<first>.+?\.\w+)(?::(?P<second>.+\.\w+))?", re.DOTALL)

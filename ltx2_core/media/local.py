@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
-from ..errors.files import not_read
+from ..errors.files import has_controls, not_read
+from ..errors.foreign import BACKSLASHES
 from .values import path_text
 
 T = TypeVar("T")
@@ -66,7 +67,8 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
                 f"{os.fspath(path)} is an address; only files of this machine are read: download it, and give its file."
             ) from error
         said = name if os.path.isabs(path) else os.fspath(path)  # with all that was taken for a part of the name
-        raise MissingFileError(f"There is no file {said}; check its name and folder.") from error
+        more = BACKSLASHES if has_controls(os.fspath(path)) else ""  # C:\new is C:, a new line, and ew
+        raise MissingFileError(f"There is no file {said}; check its name and folder{more}.") from error
     if not stat.S_ISREG(kind):
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
         raise MediaError(f"{name} is {what}, and cannot be read as a file: choose a regular file.")

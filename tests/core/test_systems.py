@@ -29,6 +29,7 @@ from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.lines import generate_command
 from ltx2_core.cli.progress import Bars
 from ltx2_core.cli.syntax import file_path, parse_character, parse_picture
+from ltx2_core.conditioning import Timeline
 from ltx2_core.conditioning.light import FILE_SPACES
 from ltx2_core.disk_cache import DiskCache, complete_file
 from ltx2_core.disk_cache.mapped import mapped_files
@@ -257,6 +258,13 @@ def test_what_can_be_no_file_on_windows_is_no_file(windows, monkeypatch, name, s
     monkeypatch.setattr(os, "stat", look)
     with pytest.raises(MissingFileError, match=said):
         open_local(name)
+
+
+def test_a_path_of_windows_in_json_is_told_how_it_is_written():
+    with pytest.raises(SettingError, match=r"each \\ of a path twice"):
+        Timeline.parse(r'{"pictures": [{"file": "C:\Users\anna.png"}]}')
+    with pytest.raises(MissingFileError, match=r"each \\ of a path twice"):
+        open_local(parse_picture("0:C:\new\boat.png:0.8").path)
 
 
 def test_what_ended_a_file_is_told_though_its_remains_cannot_go(windows, tmp_path, monkeypatch):
