@@ -222,7 +222,8 @@ def check_place(path: Path) -> None:
         raise not_written(path, OSError(refused, os.strerror(refused)))
     with writing(path):
         (empty := place / _beside(path, uuid4().hex[:8]).name).touch(exist_ok=False)
-        empty.unlink()
+        remove_unfinished(empty)
+        empty.unlink(missing_ok=True)  # in the words of the system, if that is refused
 
 
 def check_not_given(target: Path, files: Iterable[str | os.PathLike]) -> None:
