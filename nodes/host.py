@@ -242,9 +242,8 @@ def _begin_messages() -> Messages:
 
 def show_text(text: str) -> None:
     """Show a sentence on the running node below what it has said, as plain text, and write it into the log."""
-    text = page_text(text)
     log.info(text)
-    _said.add(text)
+    _said.add(page_text(text))
 
 
 def show_status(text: str) -> None:

@@ -9,6 +9,7 @@ a message to a person passes it through ``plain_text``, or through ``page_text``
 
 import logging
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -189,8 +190,12 @@ def page_text(text: str) -> str:
 
 
 def plain_record(record: logging.LogRecord) -> bool:
-    """Make the message of a log record ``plain_text``: a filter for loggers and handlers, which lets all pass."""
-    record.msg, record.args = plain_text(record.getMessage()), ()
+    """Make the message of a log record ``plain_text``: a filter for loggers and handlers, which lets all pass.
+
+    What the encoding of the error output has no letter for becomes "?": the whole line would be lost.
+    """
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    record.msg, record.args = plain_text(record.getMessage()).encode(encoding, "replace").decode(encoding), ()
     return True
 
 
