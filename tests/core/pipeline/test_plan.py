@@ -12,15 +12,19 @@ from planned import REFINING, SAMPLING, SLOW, plan, small
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
+from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.errors import SettingError
+from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import CARDS, GIB, machine_named
 from ltx2_core.memory.ram import ram as ram_now
+from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import MAX_TILE_TOKENS, Refine
@@ -28,6 +32,7 @@ from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import LatentSize, NetworkKey, Stage
 from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.pipeline.upscale import Upscale
+from ltx2_core.settings import Resources
 from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 
@@ -228,3 +233,21 @@ def test_a_plan_without_limits_leaves_a_processor_all_of_its_ram(released):
     in_ram = Room(machine_named("RTX 4090"), ram_now()[0], in_ram=True)
     limits = plan_stages([], released("2.3"), in_ram).as_limits(None, None).room
     assert in_ram.within(None, limits.ram) == in_ram
+
+
+LACKING = {
+    "video encoder": EncodeVideo((2, 2, 2)),
+    "audio encoder": EncodeAudio(5),
+    "video decoder": DecodeVideo((2, 2, 2)),
+    "audio decoder": DecodeMel(5),
+    "vocoder": Vocode(20),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_a_stage_by_itself_says_what_the_files_lack(tmp_path, what):
+    """As on a graph; its networks are measured before they are built."""
+    engine = LocalEngine(ltx2.open_models(tiny.write_split(tmp_path)[0]), Resources(device="cpu"))
+    for ask in (engine.fit, engine.placement):
+        with pytest.raises(CheckpointError, match=f"has no {what}; choose the file that holds it"):
+            ask(LACKING[what])
