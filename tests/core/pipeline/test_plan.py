@@ -1,23 +1,29 @@
 """The plan before the run: sizes are those of the released files, and what does not fit is made smaller or refused."""
 
+import gc
 import math
 import re
 from dataclasses import replace
 from fractions import Fraction
+from weakref import ref
 
 import pytest
 import torch
 from golden import key_list
 from planned import REFINING, SAMPLING, SLOW, plan, small
 from safetensors.torch import load_file, save_file
+from written import rewrite
 
 import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.geometry import ClipShape
+from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import CARDS, GIB, machine_named
 from ltx2_core.memory.ram import ram as ram_now
@@ -32,7 +38,7 @@ from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import LatentSize, NetworkKey, Stage
 from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.pipeline.upscale import Upscale
-from ltx2_core.settings import Resources
+from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 
@@ -251,3 +257,28 @@ def test_a_stage_by_itself_says_what_the_files_lack(tmp_path, what):
     for ask in (engine.fit, engine.placement):
         with pytest.raises(CheckpointError, match=f"has no {what}; choose the file that holds it"):
             ask(LACKING[what])
+
+
+def test_another_text_encoder_in_the_place_of_one_is_planned_anew(tmp_path):
+    checkpoint, _, encoder = tiny.write(tmp_path, "2.3")
+    models = ltx2.open_models(checkpoint, encoder)
+
+    def planned() -> int:
+        return sum(LocalEngine(models, Resources(device="cpu")).blueprint.weights("text_encoder").blocks)
+
+    before, other = planned(), tmp_path / "other.safetensors"
+    rewrite(encoder, other, {"layers": "int8 of the tensor"})
+    other.replace(encoder)
+    assert planned() < before / 2
+
+
+def test_what_is_remembered_of_a_model_keeps_no_lora_and_no_upscaler_open(miniature):
+    lora, upscaler = open_lora(MINIATURE / "loras" / "golden-ball.safetensors"), open_upscaler(BUILT_IN)
+    second, loras = SecondStage((upscaler,)), [(lora, Strengths(0.5))]
+    ltx2.generate(
+        miniature, "a red ball", width=64, height=64, frames=9, steps=1, second=second, loras=loras, max_vram=1
+    )
+    held = [ref(lora), ref(upscaler)]
+    del lora, upscaler, second, loras
+    gc.collect()
+    assert [each() for each in held] == [None, None]
