@@ -289,7 +289,7 @@ def picture_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    file.write_text(json.dumps(content, indent=2), encoding="utf-8", newline="\n")
 
 
 # Networks
