@@ -69,10 +69,10 @@ def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
 
     Raises:
         SettingError: It belongs to another model.
-        CheckpointError: Its weights are in a format that cannot be read.
+        CheckpointError: Its weights are not what they have to be, or in a format that cannot be read.
     """
     check_training(files, models)
-    files.check_stored()
+    files.outline()  # which refuses what its header tells
     if "text_features" not in models.sources:
         return
     wanted, given = models.network("text_features").config, files.config

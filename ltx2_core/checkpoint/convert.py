@@ -147,7 +147,7 @@ def _open(path: Path) -> _Source:
     file = files[0]
     if is_encoder_alone(file) and (found := find_kind(file.entries)) is not None:
         encoder = TextEncoderFiles(path, (file,), *found)
-        encoder.check_stored()
+        encoder.outline()  # which refuses what its header tells
         return _Source(file, encoder.names, encoder, False)
     models = Models([file])
     models.network("transformer")  # which refuses what its config does not fit
