@@ -106,6 +106,7 @@ def convert(
     _check_words(format, keep, target)
     check_new(target, source, overwrite)
     opened = _open(source)
+    _check_name(opened, target)
     gguf = format in WRITTEN and WRITTEN[format].file_end != SafetensorsTarget.end
     kind = GGUFTarget(opened.file, opened.encoder, format) if gguf else SafetensorsTarget(opened.file, opened.encoder)
     stored = _plan_tensors(opened, _words(opened, format, keep), kind)
@@ -124,7 +125,6 @@ def convert(
     layout = kind.layout(stored)
     with torch.no_grad():
         write_tensors(target, layout, pieces())
-    _check_name(opened, target)
     return Conversion(layers, sum(bool(each.word) for each in stored), (opened.file.nbytes, layout.size))
 
 

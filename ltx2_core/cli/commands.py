@@ -14,10 +14,11 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
+from ..errors.files import check_place
 from ..lora import Lora, Report, compare
 from ..lora.report import compare_with_release
 from ..media import check_target
-from ..media.write import check_name, check_place
+from ..media.write import check_name
 from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
