@@ -79,6 +79,11 @@ def open_upscaler(path: str | Path) -> UpscalerFile:
         )
     upscaler = UpscalerFile(file, keys)
     upscaler.outline()  # which refuses what its header tells
+    if (channels := upscaler.config.in_channels) != UpscalerConfig.in_channels:
+        raise CheckpointError(
+            f"{file.path.name} enlarges latents of {channels} channels, and those of LTX-2 have "
+            f"{UpscalerConfig.in_channels}. Choose one such as {_EXAMPLE}."
+        )
     return upscaler
 
 
