@@ -39,6 +39,10 @@ class FollowsModel(ForOurNodes, Generic[Opened]):
         self._open_for = open_for
         self._known: tuple[Models, Opened] | None = None
 
+    def __str__(self) -> str:
+        """Return that it is not chosen yet."""
+        return "the one that goes with the model"
+
     def of(self, models: Models) -> Opened:
         """Return it, opened; MissingFileError if there is none that goes with ``models``."""
         if self._known is None or self._known[0] is not models:

@@ -115,6 +115,10 @@ class Models:
             )
         self._log_choice(left_out)
 
+    def __str__(self) -> str:
+        """Return what the model is, and its files."""
+        return f"{self.kind} ({self._file_names})"
+
     def _refuse_foreign(self, file: TensorFile) -> None:
         """CheckpointError for a file most of whose tensors belong to no component, and are not a text encoder's."""
         unknown = self.unknown(file)

@@ -119,6 +119,22 @@ def test_the_kind_that_is_chosen_decides_the_recipe(client, prompt, kind, least,
     assert least <= str(run.outputs["shown"]).count(",") <= most
 
 
+def test_what_loaders_give_says_what_it_is(client, prompt):
+    """To a core node that shows anything, which showed the address of an object."""
+    model, gemma, latent = (node(prompt, f"LTX2AV{kind}") for kind in ("LoadModel", "LoadGemma", "EmptyLatent"))
+    limits = {"max_vram": 0.0, "max_ram": 0.0, "model": [model, 0], "latent": [latent, 0]}
+    loaders = {"LTX2AVLoadUpscaler": {"upscaler": "as the model"}, "LTX2AVPlan": limits}
+    graph = {name: prompt[name] for name in (model, gemma, latent)}
+    graph |= {kind: {"class_type": kind, "inputs": inputs} for kind, inputs in loaders.items()}
+    shown = {f"shown {name}": {"class_type": "PreviewAny", "inputs": {"source": [name, 0]}} for name in graph}
+    run = client.run(graph | shown)
+    assert run.end == "execution_success", run.error
+    said = {name: str(run.outputs[f"shown {name}"]["text"]) for name in graph}
+    assert "LTX-2.0 miniature (ltx2-mini.safetensors)" in said[model] and "gemma-mini" in said[gemma]
+    assert "goes with the model" in said["LTX2AVLoadUpscaler"] and "sampling: " in said["LTX2AVPlan"]
+    assert "0x" not in "".join(said.values())
+
+
 def test_several_devices_share_the_steps_and_the_first_is_that_of_comfyui(server, client, prompt):
     """Frames as they leave the decoder: how x264 codes them depends on how busy the machine is."""
     change(prompt, LTX2AVSchedule={"steps": 2}, LTX2AVEmptyLatent={"width": 128, "height": 64, "frames": 9})
