@@ -232,9 +232,8 @@ class LoadedUpscaler(_OfOneNetwork, ForOurNodes):
     """LATENT_UPSCALE_MODEL: an opened upscaler, and its network once it has been needed."""
 
     def __init__(self, file: UpscalerFile):
-        self.config = file.config
+        self.config, self._file = file.config, file
         self.dtype, self.device = host.dtype_for("vae", file.nbytes // 2), host.device_for("vae")
-        self._file = file
         make = partial(build_upscaler, file, self.dtype)
         self.network = HostNetwork("upscaler", self.device, self.dtype, lambda kept: [make(kept)], file.file.path.name)
 
@@ -293,6 +292,7 @@ class LoadedModel:
             for name, source in models.sources.items()
         }
         self._networks: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}
+        self._folded: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}  # with LoRAs in them, of this value alone
         self._adapters: WeakKeyDictionary[nn.Module, tuple[LoraAdapter, ...]] = WeakKeyDictionary()
         self.conditions = ConditionCache()
 
@@ -302,7 +302,7 @@ class LoadedModel:
     def with_loras(self, *loras: tuple[Lora, Strengths]) -> "LoadedModel":
         """Return the same files and networks with these LoRAs beside those that this one has."""
         other = copy(self)
-        other.loras, other._adapters = (*self.loras, *loras), WeakKeyDictionary()
+        other.loras, other._adapters, other._folded = (*self.loras, *loras), WeakKeyDictionary(), {}
         return other
 
     @property
@@ -333,14 +333,15 @@ class LoadedModel:
         sources = [self.models.source(name) for name in key.components]
         dtype = dtype or self.dtypes[key.components[0]]
         folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.how.fold_loras)
-        if (key.name, dtype, folded) not in self._networks:
+        known = self._folded if folded else self._networks
+        if (key.name, dtype, folded) not in known:
             format = self.format if key == TRANSFORMER else None
             device = host.device_for(role_of(key.name))
             make = partial(prepare.build_modules, self.models, key, dtype, format, folded, device)
             cast = f", cast to {format}" if format else ""
             origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
-            self._networks[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
-        return self._networks[key.name, dtype, folded]
+            known[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
+        return known[key.name, dtype, folded]
 
     def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
         """Return the LoRAs on a network as it is built now."""
@@ -408,8 +409,7 @@ class HostEngine(PlannedEngine):
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
-        source = key.source
-        return source.device if isinstance(source, AnyUpscaler) else host.device_for(role_of(key.name))
+        return source.device if isinstance(source := key.source, AnyUpscaler) else host.device_for(role_of(key.name))
 
     def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
         """Return what a network computes in; the text projection does as the text encoder."""

@@ -129,6 +129,11 @@ class RaiseRate(Stage):
         """The steps of a window."""
         return len(ROUND_SIGMAS) - 1
 
+    @property
+    def measured(self) -> "RaiseRate":
+        """The stage without its LoRAs."""
+        return replace(self, loras=None)
+
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure all windows as if they were as large as the largest one.
 

@@ -1,6 +1,6 @@
 """A finished latent becomes larger, or gets more frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..memory.trace import cost
 from ..upscaler import LatentUpscaler, Upscaler, UpscalerConfig
 from ..video_vae.layers import ChannelStatistics
 from .needs.blueprint import Blueprint
-from .stage import Engine, NetworkKey, Stage
+from .stage import Engine, NetworkKey, Stage, upscaler_key
 
 
 def upscale(
@@ -91,6 +91,11 @@ class Upscale(Stage):
     def networks(self) -> tuple[NetworkKey[Any], ...]:
         """The upscaler."""
         return (self.key,)
+
+    @property
+    def measured(self) -> "Upscale":
+        """The stage without its network."""
+        return replace(self, key=upscaler_key(None))
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the upscaler on the whole latent, which its norms need at once."""
