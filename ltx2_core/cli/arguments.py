@@ -18,7 +18,6 @@ from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
 from ..geometry import SPACE_SCALE, ClipShape, exact_fps, floor_frames, nearest_frames, nearest_size
-from ..latents import STREAMS
 from ..lora import Lora, Report, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..pipeline.duration import follow_given
@@ -419,7 +418,7 @@ def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
 def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
     """Return the recipe's guidance with what was asked for; the flag of a stream counts before the common one."""
     streams: dict[str, AnyGuidance] = {}
-    for stream in STREAMS:
+    for stream in ("video", "audio"):
         own = {**given(options, Guidance), **given(options, Guidance, f"{stream}.")}
         changes = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
         streams[stream] = with_rows(replace(getattr(recipe, stream), **changes), options.guidance_up_to, stream)
