@@ -76,12 +76,11 @@ _ONLY_WITH = {
 # Flags that mean nothing beside another one.
 _NOT_WITH = {"sigmas": ("steps", "denoise"), "sound-only": ("width", "height", "size", "megapixels")}
 _OF_LTX2 = ("max-shift", "base-shift", "terminal")
-# What counts for a latent that was kept, beside the settings of these classes.
+# What counts for a latent that was kept, beside how it is decoded and by what.
 _OF_LATENTS = {
     "output", "overwrite", "metadata", "latent", "checkpoint", "text-encoder", "distilled", "audio", "video",
     "timeline", "hdr", "high-quality", "lora", "fps",
 }  # fmt: skip
-_OWNERS_OF_LATENTS = {each.__name__ for each in (Tiling, Denoising, Resources)}
 
 
 def request_of(options: argparse.Namespace, models: Models) -> Request:
@@ -151,7 +150,7 @@ def decoding_of(options: argparse.Namespace, models: Models, command: Command) -
         raise SettingError(
             "A latent that was kept does not know its reference: leave --blend out, or make the clip anew."
         )
-    own = {each.flag[2:] for each in command.surfaces if each.flag and each.owner in _OWNERS_OF_LATENTS}
+    own = {flag[2:] for owner in (Tiling, Denoising, Resources) for flag in command.settings[owner].values()}
     _tell(options.asked, options.asked.keys() - own - _OF_LATENTS, "a latent that was kept is only decoded")
     options, strip = with_timeline(options)
     hdr = given(options, Request)
