@@ -38,10 +38,10 @@ from ..sampling.rounds import (
 )
 from ..settings import SamplingSettings
 from .encode_conditions import check_marker
-from .long import Script, sampled_size
+from .long import SampleInputs, Script, sampled_size
 from .needs.blueprint import Blueprint
 from .needs.passes import need_of_passes
-from .sample import SampleInputs, Sampling, hooks_of, sample
+from .sample import Sampling, hooks_of, sample
 from .stage import TRANSFORMER, Engine, LatentSize, Stage
 
 NO_KEYFRAMES = (

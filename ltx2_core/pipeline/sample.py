@@ -43,7 +43,7 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..transformer import Network, SequenceParallel
-from .long import Script, sample_long
+from .long import SampleInputs, Script, sample_long
 from .needs.blueprint import Blueprint
 from .needs.cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .needs.passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
@@ -133,28 +133,6 @@ class Sampling:
     def passes_of(self, size: LatentSize) -> tuple[str, ...]:
         """Return the passes that a step over a latent of ``size`` needs at most."""
         return self.passes(size.video is not None and size.audio is not None, size.appended[1] > 0)
-
-
-@dataclass(frozen=True, eq=False)
-class SampleInputs:
-    """What a latent is made from.
-
-    Attributes:
-        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as. One that is still noisy is as a sampler hands it
-            out, here or in ComfyUI: divided by 1 - sigma.
-        fps: frames per second.
-        contexts: of the prompt.
-        negative: of the negative prompt; None where nothing asks for it.
-        conditions: what is given, in the order in which it applies.
-        last: the last step of an earlier call that this one continues.
-    """
-
-    latent: AVLatent
-    fps: Fraction
-    contexts: Contexts
-    negative: Contexts | None = None
-    conditions: Sequence[LatentCondition] = ()
-    last: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -452,20 +430,11 @@ class Sample(Stage):
         if stage.most_passes is not None:
             _log.info("%s", stage._describe_turns())
         with engine.use(stage, self.loras) as networks:
-            network = networks[TRANSFORMER]
+            run = partial(stage._sample, engine, networks[TRANSFORMER])
             if self.windowing is None:
-                result = stage._sample(engine, network, inputs)
+                result = run(inputs)
             else:
-
-                def sample_window(
-                    begin: AVLatent, contexts: Contexts, given: Sequence[LatentCondition], number: int
-                ) -> AVLatent:
-                    here = replace(inputs, latent=begin, contexts=contexts, conditions=given)
-                    return stage._sample(engine, network, here, number)
-
-                result = sample_long(
-                    sample_window, inputs.latent, fps, script, conditions, self.windows, self.windowing, cache
-                )
+                result = sample_long(run, inputs, script, self.windows, self.windowing, cache)
         if self.sampling.sigmas[-1] == 0:
             engine.events.report_findings(latent_findings(result, self.name))
         return result
