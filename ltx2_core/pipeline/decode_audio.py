@@ -16,9 +16,10 @@ from ..health import check_finite, sound_findings
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
 from .encode_conditions import MEL_BINS
+from .engine import Engine
 from .needs.blueprint import Blueprint, empty_like
 from .precision import widen
-from .stage import AUDIO_DECODER, VOCODER, Engine, Stage
+from .stage import AUDIO_DECODER, VOCODER, Stage
 
 
 @dataclass(frozen=True)

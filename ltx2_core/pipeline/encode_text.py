@@ -37,8 +37,9 @@ from ..text import (
 )
 from ..text.prompts import MADE_BY, UNPROCESSED, foreign_syntax
 from ..text.tokenizer import LENGTH
+from .engine import Engine
 from .needs.blueprint import Blueprint, empty_like
-from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
+from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Stage
 
 LONGEST_PROMPT = 100_000  # characters, of which about a twentieth is read
 

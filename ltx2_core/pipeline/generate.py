@@ -23,6 +23,7 @@ from ..text.prompts import foreign_syntax
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
+from .engine import Engine
 from .engines.local import LocalEngine
 from .enhance import with_enhanced_prompt
 from .finish import Clip, Finish
@@ -30,7 +31,7 @@ from .grade import grade, in_full_precision
 from .long import Script
 from .plan import plan_stages
 from .precision import clean_inference
-from .stage import Engine, Events
+from .stage import Events
 from .stages import Stages
 from .takes import Take
 

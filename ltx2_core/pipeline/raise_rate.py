@@ -38,11 +38,12 @@ from ..sampling.rounds import (
 )
 from ..settings import SamplingSettings
 from .encode_conditions import check_marker
+from .engine import Engine
 from .long import SampleInputs, Script, sampled_size
 from .needs.blueprint import Blueprint
 from .needs.passes import need_of_passes
 from .sample import Sampling, hooks_of, sample
-from .stage import TRANSFORMER, Engine, LatentSize, Stage
+from .stage import TRANSFORMER, LatentSize, Stage
 
 NO_KEYFRAMES = (
     "The frame rate is raised between keyframes, and this latent has none: connect LTX-2 Generated Keyframes to the "

@@ -9,10 +9,11 @@ from ..memory.placement import StageNeed
 from ..settings import CompleteRequest
 from ..text import Features, compute_hidden_states, extract_features
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
+from .engine import Engine
 from .engines.local import LocalEngine
 from .needs.blueprint import Blueprint
 from .precision import clean_inference
-from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
+from .stage import TEXT_ENCODER, TEXT_FEATURES, Events, Networks, Stage
 from .stages import Stages
 
 KEPT_BYTES = 2**36  # of the prompts of a batch on disk; one takes 12 MB in bfloat16

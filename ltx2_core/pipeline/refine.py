@@ -16,12 +16,13 @@ from ..memory.placement import Room, StageNeed, explain_refusal, least_bytes
 from ..sampling import Refine as RefineRecipe
 from ..sampling import Tiles, TileSettings
 from ..settings import SamplingSettings
+from .engine import Engine
 from .long import SampleInputs, Script, sampled_size
 from .needs.blueprint import FLOAT32, Blueprint
 from .needs.passes import latent_bytes, need_of_passes
 from .needs.products import describe_products
 from .sample import Sampling, hooks_of, sample
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, LatentSize, Load, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
 # the overlaps of smaller ones.

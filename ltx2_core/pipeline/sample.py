@@ -43,12 +43,13 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..transformer import Network, SequenceParallel
+from .engine import Engine
 from .long import SampleInputs, Script, sample_long
 from .needs.blueprint import Blueprint
 from .needs.cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .needs.passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
 from .needs.products import describe_products
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, LatentSize, Load, Stage, need_of
 
 _log = logging.getLogger(__name__)
 

@@ -17,12 +17,13 @@ from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
 from .encode_conditions import ConditionSizes, SizeOnlyEncoders, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
+from .engine import Engine
 from .long import sampled_size, texts_at_once
 from .needs.blueprint import Blueprint
 from .raise_rate import RaiseRate, placeholder
 from .refine import Refine
 from .sample import Sample, Sampling
-from .stage import Engine, LatentSize, Stage, upscaler_key
+from .stage import LatentSize, Stage, upscaler_key
 from .upscale import Upscale
 
 

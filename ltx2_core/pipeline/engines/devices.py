@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,12 +22,12 @@ from ...errors import DoesNotFitError, first_line
 from ...lora import Stack
 from ...memory.arrival import arrival_on
 from ...memory.placement import Placement, Rate, Room
-from ...memory.ring import Link
 from ...memory.store import Store
 from ...memory.twin import twin_of
 from ...transformer import Pass, Velocities
+from ..engine import Engine
 from ..plan import place_stage
-from ..stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
+from ..stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, NetworkKey, Networks, Stage
 from .device_thread import concerns_all, why_left_out, working_on
 from .prepare import Prepared, adapters_of, ready
 from .shared_tiles import SharedDecoder, SharedTiles
@@ -220,25 +220,7 @@ class Twin:
             yield Worker(self.device, networks[self.key], self.rate)
 
 
-class SharingEngine(Engine, Protocol):
-    """An engine whose first device others help.
-
-    Attributes:
-        other_devices: beside the first one.
-    """
-
-    other_devices: Sequence[torch.device]
-
-    def room_on(self, device: torch.device) -> Room:
-        """Return what a stage may take of ``device`` now."""
-
-    def link_to(self, device: torch.device) -> Link:
-        """Return what brings weights to ``device``."""
-
-
-def make_twins(
-    stage: Stage, networks: Mapping[NetworkKey[Any], Prepared], engine: SharingEngine, loras: Stack
-) -> list[Twin]:
+def make_twins(stage: Stage, networks: Mapping[NetworkKey[Any], Prepared], engine: Engine, loras: Stack) -> list[Twin]:
     """Return the shared network of a stage for the other devices, each as it fits there; nobody runs yet.
 
     Networks that run elsewhere than the transformer are not shared.

@@ -33,7 +33,7 @@ from ...text import Tokenizer
 from ...transformer import SequenceParallel, TransformerConfig, check_heads
 from ..needs.blueprint import FLOAT32, Blueprint, blueprint_of
 from ..plan import Plan
-from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
+from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage
 from .device_thread import working_on
 from .gain import describe_gain, describe_sharing
 from .planned import PlannedEngine
@@ -103,7 +103,7 @@ class LocalEngine(PlannedEngine):
         other.loras, other._plan = loras, None
         return other
 
-    def follow(self, plan: StagePlan) -> None:
+    def follow(self, plan: Plan) -> None:
         """Place every stage of ``plan`` as it says, and say what several devices, or processes, gain.
 
         Raises:
@@ -111,7 +111,7 @@ class LocalEngine(PlannedEngine):
         """
         super().follow(plan)
         rooms = [self.room_on(device) for device in (self._device, *self.other_devices)]
-        if not isinstance(plan, Plan) or any(room.budget is None for room in rooms):
+        if any(room.budget is None for room in rooms):
             return
         for line in self._describe_gain(plan, rooms):
             _log.info("%s", line)
