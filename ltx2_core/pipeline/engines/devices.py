@@ -262,6 +262,8 @@ def shared_by(
 ) -> Iterator[Networks]:
     """Yield ``networks`` with the shared one of all devices; as they are where there are no twins.
 
+    A device that cannot begin is left out.
+
     Args:
         twins: for the other devices.
         networks: ready to run on the first one, that of ``engine``.
@@ -272,44 +274,17 @@ def shared_by(
         yield networks
         return
     key = twins[0].key
-    first = Worker(engine.device(key), networks[key], rate_of(placement, engine.room(key)))
-    if key in SHARED_TILES:
-        with making_tiles_together(key, first, twins) as shared:
-            yield networks.replaced(key, shared)
-        return
-    with working_together(first, twins, engine.blueprint.layers) as devices:
-        yield networks.replaced(key, devices)
-
-
-@contextmanager
-def working_together(first: Worker, twins: Sequence[Twin], layers: int) -> Iterator[Devices]:
-    """Yield a network of all devices; one that cannot begin is left out.
-
-    Args:
-        first: the device where tensors are.
-        twins: for the others.
-        layers: how many blocks the network has.
-    """
     with ExitStack() as stack:
-        devices = Devices([first, *_begun(twins, stack)], layers)
-        stack.callback(devices.close)
-        yield devices
-
-
-@contextmanager
-def making_tiles_together(key: NetworkKey[Any], first: Worker, twins: Sequence[Twin]) -> Iterator[SharedTiles]:
-    """Yield a decoder or encoder of all devices; one that cannot begin is left out.
-
-    Args:
-        key: names the network.
-        first: the device where tiles are blended.
-        twins: for the others.
-    """
-    with ExitStack() as stack:
-        helpers = [(worker.device, worker.network) for worker in _begun(twins, stack)]
-        shared = SHARED_TILES[key](first.network, first.device, helpers)
+        first = Worker(engine.device(key), networks[key], rate_of(placement, engine.room(key)))
+        helpers = [*_begun(twins, stack)]
+        shared: Devices | SharedTiles
+        if key in SHARED_TILES:
+            others = [(each.device, each.network) for each in helpers]
+            shared = SHARED_TILES[key](first.network, first.device, others)
+        else:
+            shared = Devices([first, *helpers], engine.blueprint.layers)
         stack.callback(shared.close)
-        yield shared
+        yield networks.replaced(key, shared)
 
 
 def _begun(twins: Sequence[Twin], stack: ExitStack) -> Iterator[Worker]:
