@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,20 +165,28 @@ def lasting(values: Mapping[str, Value]) -> Values:
     return {name: values[name] for name in sorted(values) if name not in OF_A_RUN}
 
 
-def notes_of(values: Mapping[str, Value], model: str, digest: str) -> dict[str, str]:
-    """Return the tags by which a file says its settings; with --no-metadata only a digest, which tells nothing.
+@dataclass(frozen=True)
+class Notes:
+    """What the files of a clip say of themselves.
 
-    Args:
-        values: of the command line.
-        model: what it was made with.
+    Attributes:
+        values: the settings, as they were written.
+        model: what the clip was made with.
         digest: of settings and files (``digest_of``).
     """
-    if values.get("metadata") is False:
-        return {DIGEST_TAG: digest}
-    usual = {} if "latent" in values else {"seed": "0"}  # what a latent does not say nobody knows
-    settings = lasting({**usual, **values})
-    note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": model}}
-    return {DIGEST_TAG: digest, SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
+
+    values: Values
+    model: str
+    digest: str
+
+    def beside(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return ``tags`` with the settings; with --no-metadata only the digest, which tells nothing."""
+        if self.values.get("metadata") is False:
+            return {DIGEST_TAG: self.digest}
+        usual = {} if "latent" in self.values else {"seed": "0"}  # what a latent does not say nobody knows
+        settings = lasting({**usual, **self.values})
+        note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": self.model}}
+        return {**tags, DIGEST_TAG: self.digest, SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
 
 
 def values_in(path: Path, command: Command) -> Values:
