@@ -34,6 +34,7 @@ from ..sampling import (
     count_runs,
     in_walks,
     one_by_one,
+    passes_needed,
     schedules,
 )
 from ..sampling.denoiser import ManyNetworks
@@ -129,7 +130,8 @@ class Sampling:
 
     def passes(self, both_streams: bool, reference_sound: bool = False) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
-        return tuple(self.guidance.passes(both_streams, self.sampler.needs_negative, reference_sound))
+        streams = self.guidance.video, self.guidance.audio
+        return tuple(passes_needed(streams, both_streams, self.sampler.needs_negative, reference_sound))
 
     def passes_of(self, size: LatentSize) -> tuple[str, ...]:
         """Return the passes that a step over a latent of ``size`` needs at most."""

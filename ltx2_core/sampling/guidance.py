@@ -311,12 +311,6 @@ class StreamGuidance:
         """Return the same, neutral for streams that are not in ``free``, as frozen and absent ones have to be."""
         return replace(self, **{name: NEUTRAL for name in STREAMS if name not in free})
 
-    def passes(
-        self, both_streams: bool = True, always_negative: bool = False, reference_sound: bool = False
-    ) -> list[str]:
-        """Return the passes that a step needs at most; see ``passes_needed``."""
-        return passes_needed((self.video, self.audio), both_streams, always_negative, reference_sound)
-
     def needs_negative(self, sampler: Sampler) -> bool:
         """Return whether this guidance or ``sampler`` needs a negative prompt."""
         return sampler.needs_negative or any(row.needs_negative_context for row in self.rows)

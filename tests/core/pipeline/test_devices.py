@@ -33,8 +33,9 @@ from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.engines.shared_tiles import AHEAD, SharedDecoder, SharedTiles
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
+from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize, Load
-from ltx2_core.sampling import Guidance
+from ltx2_core.sampling import Guidance, StreamGuidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings
 from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
@@ -550,3 +551,12 @@ def test_the_plan_deals_the_tiles_of_a_refinement():
     plan = plan_stages([stage], blueprint, rooms[0])
     line, shared = describe_gain(plan, blueprint, rooms, Load())
     assert line.count("2 of 4 tiles") == 2 and "torchrun on 2 cards" in shared
+
+
+def test_the_plan_deals_the_pass_without_a_reference_sound():
+    blueprint, machine = small("2.3"), machine_named("H100")
+    guided = Sampling((1.0, 0.5, 0.0), StreamGuidance(audio=Guidance(identity_scale=3)))
+    stage = Sample(guided, LatentSize((2, 4, 4), 10, appended=(0, 5)))
+    rooms = [Room(machine, machine.budget, 2**36)] * 2
+    line, _ = describe_gain(plan_stages([stage], blueprint, rooms[0]), blueprint, rooms, Load())
+    assert "unreferenced" in line
