@@ -22,7 +22,7 @@ from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.engines.gain import describe_gain
-from ..pipeline.engines.local import best_device, compute_dtype, current_machine, width_of
+from ..pipeline.engines.hardware import best_device, compute_dtype, current_machine, width_of
 from ..pipeline.engines.prepare import LoraLoad
 from ..pipeline.engines.processes import Launch
 from ..pipeline.finish import decode_take

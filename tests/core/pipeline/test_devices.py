@@ -26,6 +26,7 @@ from ltx2_core.memory.twin import twin_of
 from ltx2_core.pipeline import sample as stage_of_sampling
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EncodeVideo, EngineEncoders, encode_video
+from ltx2_core.pipeline.engines import hardware
 from ltx2_core.pipeline.engines import local as local_engine
 from ltx2_core.pipeline.engines.devices import Devices, Worker, blocks, deal
 from ltx2_core.pipeline.engines.gain import describe_gain
@@ -482,9 +483,9 @@ def test_a_second_card_is_measured_as_the_current_one(monkeypatch):
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", on)
-    monkeypatch.setattr(local_engine, "can_stream", lambda device: True)
-    monkeypatch.setattr(local_engine, "this_machine", lambda *_: current[-1])
-    assert local_engine.current_machine(torch.device("cuda:1")) == "cuda:1" and current == ["cuda:0"]
+    monkeypatch.setattr(hardware, "can_stream", lambda device: True)
+    monkeypatch.setattr(hardware, "this_machine", lambda *_: current[-1])
+    assert hardware.current_machine(torch.device("cuda:1")) == "cuda:1" and current == ["cuda:0"]
 
 
 def test_the_disk_of_a_model_in_a_folder_is_measured_by_its_largest_file(tmp_path, monkeypatch):
@@ -492,9 +493,9 @@ def test_the_disk_of_a_model_in_a_folder_is_measured_by_its_largest_file(tmp_pat
     largest.parent.mkdir()
     largest.write_bytes(bytes(3))
     (tmp_path / "model_index.json").write_bytes(bytes(2))
-    monkeypatch.setattr(local_engine, "this_machine", lambda device, file, *_: file)
-    assert local_engine.current_machine(torch.device("cpu"), tmp_path) == largest
-    assert local_engine.current_machine(torch.device("cpu"), largest.parent) == largest
+    monkeypatch.setattr(hardware, "this_machine", lambda device, file, *_: file)
+    assert hardware.current_machine(torch.device("cpu"), tmp_path) == largest
+    assert hardware.current_machine(torch.device("cpu"), largest.parent) == largest
 
 
 def test_the_plan_says_what_several_cards_gain(capsys):
