@@ -34,7 +34,8 @@ class Command:
 
     ``forms`` says of each flag how it is written: as a switch (with a --no-), alone, before one word, repeatedly before
     one word, or before several; ``aliases`` are names of settings that their flags do not have, and ``settings`` the
-    flags that were made from settings, by class and field. ``files`` are flags whose words name files or folders.
+    flags that were made from settings, by class and field. ``files`` are flags whose words name files or folders;
+    ``reader`` reads a command line as it is written, by the names of its flags.
     """
 
     parser: argparse.ArgumentParser
@@ -43,6 +44,7 @@ class Command:
     aliases: dict[str, str] = field(default_factory=dict)
     settings: dict[type, dict[str, str]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+    reader: argparse.ArgumentParser = field(default_factory=lambda: Parser(add_help=False))
 
     def group(self, title: str, description: str | None = None) -> "Group":
         """Begin a group of flags with a title of its own on the help page."""
@@ -53,7 +55,7 @@ class Group:
     """Flags under one title of the help page."""
 
     def __init__(self, command: Command, group: argparse._ArgumentGroup):
-        self._command, self._group = command, group
+        self._command, self._group, self._reader = command, group, command.reader.add_argument_group()
 
     def add(self, flag: str, **options: Any) -> None:
         """Add a flag.
@@ -72,6 +74,8 @@ class Group:
         if "help" in options and options["help"] is not argparse.SUPPRESS:
             options["help"] = options["help"].replace("%", "%%")
         self._group.add_argument(flag, **options)
+        written = {name: options[name] for name in ("action", "nargs") if name in options}
+        self._reader.add_argument(flag, dest=flag[2:], default=argparse.SUPPRESS, **written)
         self._command.forms[flag[2:]] = form_of(options)
         negative = [f"--no-{flag[2:]}"] if options.get("action") is argparse.BooleanOptionalAction else []
         self._command.flags += [flag, *negative]

@@ -40,26 +40,7 @@ _RIVALS = (
 
 def values_of(words: Sequence[str], command: Command) -> Values:
     """Return what a command line that was parsed before says, by the names of its flags."""
-    found: Values = {}
-    place = 0
-    while place < len(words):
-        flag, equals, value = words[place].partition("=")
-        place += 1
-        if not _is_flag(flag, command):
-            continue
-        name, form = _form(flag[2:], command)
-        if form in (SWITCH, YES):
-            found[name] = name == flag[2:]
-            continue
-        end = place
-        while not equals and end < len(words) and not _is_flag(words[end].partition("=")[0], command):
-            end += 1
-            if form != SEVERAL:
-                break
-        taken = [value] if equals else list(words[place:end])
-        place = place if equals else end
-        found[name] = _joined(found.get(name), taken, form)
-    return found
+    return vars(command.reader.parse_known_args(list(words))[0])
 
 
 def repeated_in(words: Sequence[str], command: Command) -> list[str]:
@@ -71,12 +52,6 @@ def repeated_in(words: Sequence[str], command: Command) -> list[str]:
         for (name, form), count in given.items()
         if count > 1 and form not in (REPEATED, YES)
     ]
-
-
-def _joined(before: Value | None, taken: list[str], form: str) -> Value:
-    if form == REPEATED:
-        return [*before, *taken] if isinstance(before, list) else taken
-    return taken if form == SEVERAL else taken[0]
 
 
 def _is_flag(word: str, command: Command) -> bool:
