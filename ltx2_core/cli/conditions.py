@@ -34,7 +34,8 @@ from ..lora.stack import reference_scale
 from ..media import is_moving, probe, read_picture, read_video
 from ..media.exr import ExrFrames, is_exr, read_exr
 from ..media.light import Space
-from ..settings import ClipSettings, Request, place_character, place_timeline
+from ..pipeline.characters import place_character, place_timeline
+from ..settings import ClipSettings, Request
 from . import syntax
 from .flags import given
 

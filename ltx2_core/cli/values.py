@@ -46,23 +46,13 @@ def values_of(words: Sequence[str], command: Command) -> Values:
 def repeated_in(words: Sequence[str], command: Command) -> list[str]:
     """Return a sentence for each flag of a command line that counts once and is given more often."""
     flags = (word.partition("=")[0] for word in words)
-    given = Counter(_form(flag[2:], command) for flag in flags if _is_flag(flag, command))
+    names = (flag[2:] for flag in flags if flag in command.flags and flag != "--help")
+    given = Counter(name if name in command.forms else name.removeprefix("no-") for name in names)
     return [
         f"--{name} is given {count} times: the last one counts{', so write all behind it' if form == SEVERAL else ''}."
-        for (name, form), count in given.items()
-        if count > 1 and form not in (REPEATED, YES)
+        for name, count in given.items()
+        if count > 1 and (form := command.forms[name]) not in (REPEATED, YES)
     ]
-
-
-def _is_flag(word: str, command: Command) -> bool:
-    return word in command.flags and word != "--help"
-
-
-def _form(name: str, command: Command) -> tuple[str, str]:
-    """The name of a flag without a no-, and how it is written."""
-    if name not in command.forms and name.startswith("no-"):
-        name = name[3:]
-    return name, command.forms[name]
 
 
 def words_of(values: Mapping[str, Value], command: Command) -> list[str]:
