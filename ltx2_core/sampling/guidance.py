@@ -272,11 +272,6 @@ class GuidanceBySigma:
             raise SettingError("The guidance table is empty; it needs at least one row, for example (1.0, Guidance()).")
 
     @property
-    def needs_negative_context(self) -> bool:
-        """True if any row needs a negative prompt."""
-        return any(row.needs_negative_context for row in self.rows)
-
-    @property
     def rows(self) -> tuple[Guidance, ...]:
         """Everything that applies at some noise level."""
         return tuple(guidance for _, guidance in self.table)

@@ -110,13 +110,12 @@ class LocalEngine(PlannedEngine):
         rooms = [self.room_on(device) for device in (self._device, *self.other_devices)]
         if any(room.budget is None for room in rooms):
             return
-        for line in self._describe_gain(plan, rooms):
+        if self._processes is None:
+            lines = describe_gain(plan, self.blueprint, rooms, self.load)
+        else:
+            lines = describe_sharing(plan, self.blueprint, rooms[0], self.load) if self._processes.rank == 0 else []
+        for line in lines:
             _log.info("%s", line)
-
-    def _describe_gain(self, plan: Plan, rooms: list[Room]) -> list[str]:
-        if self._processes is not None:
-            return describe_sharing(plan, self.blueprint, rooms[0], self.load) if self._processes.rank == 0 else []
-        return describe_gain(plan, self.blueprint, rooms, self.load)
 
     def _own_device(self, processes: Processes) -> torch.device:
         """The device of this one of several processes, whose heads are checked before anything is loaded."""

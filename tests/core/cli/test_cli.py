@@ -337,9 +337,10 @@ def test_tiles_to_decode_in(asked):
 
 
 def test_windows_paths_survive():
-    assert syntax.parse_picture(f"-1:{WINDOWS_PATH}:0.5:20") == syntax.PictureFile(WINDOWS_PATH, -1, 0.5, 20)
-    assert syntax.parse_picture(f"0:{WINDOWS_PATH}") == syntax.PictureFile(WINDOWS_PATH, 0)
-    assert syntax.parse_picture(f"0:{WINDOWS_PATH}:compression=20").compression == 20
+    whole = {"frame": -1, "strength": 0.5, "compression": 20}
+    assert syntax.parse_picture(f"-1:{WINDOWS_PATH}:0.5:20") == (WINDOWS_PATH, whole)
+    assert syntax.parse_picture(f"0:{WINDOWS_PATH}") == (WINDOWS_PATH, {"frame": 0})
+    assert syntax.parse_picture(f"0:{WINDOWS_PATH}:compression=20") == (WINDOWS_PATH, {"frame": 0, "compression": 20})
     assert syntax.parse_file(WINDOWS_PATH, "start") == (Path(WINDOWS_PATH), {})
     assert syntax.parse_file(f"{WINDOWS_PATH}:start=2", "start") == (Path(WINDOWS_PATH), {"start": 2})
     for text, strength in (("", 1), (":0.8", 0.8), (":0.8:audio=0", 0.8), (":audio=0", 1)):
