@@ -127,7 +127,7 @@ def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: D
     if stages.refine is not None:
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         followed = () if small.video is None else complete.followed(small.video)
-        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *followed, *stages.held])
+        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *followed, *complete.held])
         latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
     for each in stages.rounds:
         latent, fps = each.upscale.run(engine, latent, fps)

@@ -125,18 +125,14 @@ class RaiseRate(Stage):
         """The keyframes that there are when it is over."""
         return tuple(sorted({frame for each in self.windows for frame in (*each.anchors, *each.slots)}))
 
-    @property
-    def steps(self) -> int:
-        """The steps of a window."""
-        return len(ROUND_SIGMAS) - 1
-
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure all windows as if they were as large as the largest one.
 
         Raises SettingError for a transformer that does not mark keyframes.
         """
         check_marker(blueprint)
-        return need_of_passes(blueprint, self.size, ("cond",), self.steps * len(self.windows), name=self.name)
+        steps = (len(ROUND_SIGMAS) - 1) * len(self.windows)
+        return need_of_passes(blueprint, self.size, ("cond",), steps, name=self.name)
 
     def run(
         self,
@@ -163,7 +159,7 @@ class RaiseRate(Stage):
             for number, window in enumerate(self.windows):
                 begin = part_of(whole, window, fps, told)
                 inputs = SampleInputs(begin, told, script.first, None, items_of(window, whole, conditions))
-                hooks = hooks_of(engine, self.name, number * self.steps, len(self.windows) * self.steps)
+                hooks = hooks_of(engine, self.name, number, len(self.windows))
                 dtype = engine.dtype(TRANSFORMER)
                 found = sample(networks[TRANSFORMER], inputs, self._sampling(number), dtype, hooks)
                 assert found.video is not None and found.keyframes is not None

@@ -460,23 +460,19 @@ class Sample(Stage):
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
         """Sample window ``number``, with a seed of its own; a clip without windows is the first of them."""
-        sampling, steps = replace(self.sampling, window=number), self.sampling.steps
-        hooks = hooks_of(engine, self.name, number * steps, len(self.windows) * steps)
+        sampling, hooks = replace(self.sampling, window=number), hooks_of(engine, self.name, number, len(self.windows))
         return sample(network, inputs, sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text, self.most_passes)
 
 
-def hooks_of(engine: Engine, name: str, before: int = 0, everything: int = 0) -> Hooks:
+def hooks_of(engine: Engine, name: str, window: int = 0, windows: int = 1) -> Hooks:
     """Return hooks that tell the events of ``engine`` how far the stage ``name`` is.
 
-    Args:
-        engine: also learns the moment of each step.
-        name: of the stage.
-        before: steps that were done already, in other windows.
-        everything: steps of all windows; those of this run if they are more.
+    ``window`` is the number of the one that is sampled, of so many ``windows`` of as many steps each.
     """
 
     def on_step(done: int, total: int, step: Step) -> None:
-        engine.events.on_progress(name, before + done, max(total, everything))
-        engine.events.on_step(before + done, max(total, everything), step)
+        done, total = window * total + done, max(1, windows) * total
+        engine.events.on_progress(name, done, total)
+        engine.events.on_step(done, total, step)
 
     return Hooks(on_step, engine.events.check, engine.set_moment)

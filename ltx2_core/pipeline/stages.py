@@ -48,7 +48,6 @@ class Stages:
         refine: the second stage; None without one.
         rounds: what doubles the frame rate after it, one after the other.
         final_conditions: what is given in the second stage, at its size.
-        held: what the second stage keeps beside them: the sound, if that was asked for.
         decode_audio: mel spectrogram and sound; None where the clip has none.
         decode_video: the frames; None where the clip has none.
     """
@@ -60,7 +59,6 @@ class Stages:
     refine: Refine | None
     rounds: tuple[Round, ...]
     final_conditions: ConditionSizes
-    held: tuple[LatentCondition, ...]
     decode_audio: DecodeAudio | None
     decode_video: DecodeVideo | None
     blueprint: Blueprint
@@ -99,7 +97,6 @@ class Stages:
             refine=_second_stage(request, ahead, final) if second.refine else None,
             rounds=rounds,
             final_conditions=final,
-            held=request.held,
             decode_audio=_audio_decoder(request, engine.blueprint),
             decode_video=_video_decoder(request, engine.blueprint, ahead, final, rounds),
             blueprint=engine.blueprint,
