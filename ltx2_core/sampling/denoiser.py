@@ -24,7 +24,7 @@ from ..transformer import (
     Velocities,
 )
 from .blend import blended, shares
-from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, in_walks, passes_needed, perturbation_of
+from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, in_walks, passes_needed
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
 
@@ -130,7 +130,7 @@ class Denoiser:
         self._sigma = sigma
         names = self.passes(latent, active.values())
         video, audio = active.get("video", NEUTRAL), active.get("audio", NEUTRAL)
-        perturbations = {name: perturbation_of(name, video, audio) for name in names}
+        perturbations = {name: PASSES[name].leaves_out(video, audio) for name in names}
         inputs = self._inputs(latent, sigma, active)
         velocities = self._velocities(inputs, perturbations)
         x0 = {name: _x0(latent, inputs, velocities[name]) for name in names}

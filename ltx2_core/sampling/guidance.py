@@ -387,8 +387,3 @@ def in_walks(passes: Iterable[str], most: int | None = None) -> list[tuple[str, 
     ordered = sorted(passes, key=lambda name: PASSES[name].reads_negative) if most else list(passes)
     size = most or max(1, len(ordered))
     return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
-
-
-def perturbation_of(name: str, video: Guidance, audio: Guidance) -> Perturbation:
-    """Return the perturbation of pass ``name``, given the guidance of both streams at one noise level."""
-    return PASSES[name].leaves_out(video, audio)

@@ -187,11 +187,16 @@ class View:
     origin: Tensor | None = None  # (3,) seconds and pixels at which the part begins, where that is to count as 0
     alone: bool = False  # a clip by itself, of which the first latent is one frame
 
-    def pick(self, whole: Pass, select: Callable[[StreamInput, Tensor], StreamInput]) -> Pass:
-        """Reduce a pass to this view; ``select`` reduces the input of a stream to numbered tokens."""
-        assert whole.video is not None
-        audio = whole.audio if whole.audio is None or self.audio is None else select(whole.audio, self.audio)
-        return Pass(select(whole.video, self.video), audio, whole.perturbation)
+    def passes(self, whole: Sequence[Pass]) -> list[Pass]:
+        """Reduce passes to this view; those that share an input still do."""
+        select = cache(self.select)
+
+        def reduced(each: Pass) -> Pass:
+            assert each.video is not None
+            audio = each.audio if each.audio is None or self.audio is None else select(each.audio, self.audio)
+            return Pass(select(each.video, self.video), audio, each.perturbation)
+
+        return [reduced(each) for each in whole]
 
     def select(self, stream: StreamInput, which: Tensor) -> StreamInput:
         """Reduce the input of a stream to the tokens ``which`` (n,), as far as it has them."""
@@ -294,17 +299,12 @@ class TiledNetwork:
         self, views: Sequence[View], passes: Sequence[Pass], between_blocks: Callable[[], None] | None
     ) -> Iterator[Sequence[Velocities]]:
         """Yield the velocities of all passes in each view, one after the other where there is one device."""
-        groups = (_picked(view, passes) for view in views)
+        groups = (view.passes(passes) for view in views)
         if isinstance(self._network, ManyNetworks):
             yield from self._network.sweep_each(list(groups), between_blocks)
         else:
             for group in groups:
                 yield self._network.sweep(group, between_blocks)
-
-
-def _picked(view: View, passes: Sequence[Pass]) -> list[Pass]:
-    select = cache(view.select)  # passes that share an input still do
-    return [view.pick(each, select) for each in passes]
 
 
 def one_by_one(

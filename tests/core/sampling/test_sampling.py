@@ -20,7 +20,6 @@ from ltx2_core.sampling import (
     GuidanceBySigma,
     StreamGuidance,
     passes_needed,
-    perturbation_of,
     recipe_for,
 )
 from ltx2_core.sampling.guidance import Term
@@ -417,9 +416,9 @@ def test_passes_of_both_streams_add_up():
 
 def test_each_pass_says_what_it_leaves_out():
     video, audio = Guidance(stg_scale=1, stg_blocks=(3, 5)), Guidance(stg_blocks=(7,))
-    assert perturbation_of("cond", video, audio) == perturbation_of("negative", video, audio) == Perturbation()
-    assert perturbation_of("perturbed", video, audio) == Perturbation(frozenset({3, 5}))
-    assert perturbation_of("isolated", video, audio) == Perturbation(audio_to_video=False, video_to_audio=False)
+    assert PASSES["cond"].leaves_out(video, audio) == PASSES["negative"].leaves_out(video, audio) == Perturbation()
+    assert PASSES["perturbed"].leaves_out(video, audio) == Perturbation(frozenset({3, 5}))
+    assert PASSES["isolated"].leaves_out(video, audio) == Perturbation(audio_to_video=False, video_to_audio=False)
 
 
 def test_the_guidance_of_both_streams():
