@@ -174,8 +174,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
-            notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, room.machine)]
-            notes += filter(None, [load.describe_graphs(stage, need, room.machine)])
+            notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, need, room.machine)]
             placements.append(placement.loaded_again(room) if used.issuperset(stage.networks) else placement)
             notes += _notes(placement, room)
         refusals += filter(None, [stage.refuse(room)])

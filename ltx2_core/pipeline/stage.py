@@ -152,17 +152,13 @@ class Load:
         """Return the need of a stage with its LoRAs."""
         return need
 
-    def remarks(self, stage: "Stage", machine: Machine) -> Sequence[str]:
-        """Say what it costs and what could be had in its place."""
+    def remarks(self, stage: "Stage", need: StageNeed, machine: Machine) -> Sequence[str]:
+        """Say what it costs a stage with this ``need``, and what could be had in its place."""
         return ()
 
     def with_graphs(self, stage: "Stage", need: StageNeed, room: Room) -> StageNeed:
         """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""
         return need
-
-    def describe_graphs(self, stage: "Stage", need: StageNeed, machine: Machine) -> str:
-        """Say whether steps are CUDA graphs, and why not; empty if nobody asked for them."""
-        return ""
 
 
 NO_LOAD = Load()
