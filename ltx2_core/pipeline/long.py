@@ -47,8 +47,8 @@ class Script:
     def check_batch(self, latent: AVLatent) -> None:
         """Raise SettingError unless every prompt is one for all clips of ``latent``, or one for each."""
         clips = max(map(len, latent.streams().values()))
-        for contexts in (*(part for _, part in self.parts), self.negative):
-            if contexts is not None and len(contexts.video) not in (1, clips):
+        for contexts in self._all:
+            if len(contexts.video) not in (1, clips):
                 raise SettingError(
                     f"{counted(len(contexts.video), 'prompt')} came for {counted(clips, 'clip')}: give one for all, "
                     "or one for each clip."
@@ -56,12 +56,16 @@ class Script:
 
     def check_masks(self) -> None:
         """Raise SettingError for prompts whose mask or area changes in time, which windows cannot follow."""
-        for contexts in (*(part for _, part in self.parts), self.negative):
-            if contexts is not None and any(each.changes for each in contexts.weights):
+        for contexts in self._all:
+            if any(each.changes for each in contexts.weights):
                 raise SettingError(
                     "The mask or area of a prompt changes from frame to frame, which windows cannot follow: give one "
                     "picture as its mask, or another prompt from a moment on with LTX-2 Segment."
                 )
+
+    @property
+    def _all(self) -> list[Contexts]:
+        return [each for each in (*(part for _, part in self.parts), self.negative) if each is not None]
 
     @property
     def first(self) -> Contexts:
