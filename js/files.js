@@ -7,7 +7,7 @@ const HEIGHT = 28; // of its picture; pixels
 
 /** Where the server shows a file of the input folder. */
 export function address(name) {
-  const [file, ...folders] = name.split("/").reverse();
+  const [file, ...folders] = name.split(/[\\/]/).reverse();
   const query = new URLSearchParams({ filename: file, subfolder: folders.reverse().join("/"), type: "input" });
   return api.apiURL(`/view?${query}`);
 }

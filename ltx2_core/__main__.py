@@ -37,8 +37,10 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _answer_signals(answer: Callable[[int, object], None]) -> None:
-    """Let ``answer`` answer Ctrl+C, SIGTERM and SIGHUP, unless whoever started this process asked it to ignore them."""
-    for kind in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+    """Let ``answer`` answer Ctrl+C, Ctrl+Break, SIGTERM and SIGHUP, but for those that are to be ignored, as whoever
+    started this process asked."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the third is not on Windows, the last nowhere else
+        kind = getattr(signal, name, signal.SIGTERM)
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, answer)
 

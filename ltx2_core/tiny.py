@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
@@ -200,8 +200,9 @@ def write_split(folder: str | Path, kind: str = "dev", seed: int = 0) -> list[Pa
     folder = Path(folder)
     with tempfile.TemporaryDirectory() as place:
         checkpoint, _, gemma = write(place, "2.5", seed)
-        whole, metadata = load_file(checkpoint), TensorFile(checkpoint).metadata
-        packed, header = load_file(gemma), TensorFile(gemma).metadata
+        # Mapped, they would keep Windows from removing the folder.
+        whole, metadata = load(checkpoint.read_bytes()), TensorFile(checkpoint).metadata
+        packed, header = load(gemma.read_bytes()), TensorFile(gemma).metadata
     sections = json.loads(metadata["config"])
     projection = {key: whole.pop(key) for key in list(whole) if key.startswith("text_embedding_projection.")}
     assets = {f"hf_asset__{name}": torch.tensor([*b"{}"], dtype=torch.uint8) for name in _ASSETS}

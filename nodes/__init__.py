@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..ltx2_core.conditioning.sockets import Kinds
+from ..ltx2_core.errors import write_all_letters
 from ..ltx2_core.pipeline.graph.codec import MelSpectrogram
 from ..ltx2_core.pipeline.graph.latents import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
@@ -68,6 +69,7 @@ class LTX2AV(ComfyExtension):
 
     async def on_load(self) -> None:
         """Register what the browser calls."""
+        write_all_letters()
         check_alone()
         answer_browser()
 

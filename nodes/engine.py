@@ -290,13 +290,14 @@ class LoadedModel:
             for name, source in models.sources.items()
         }
         self._networks: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}
+        self._folded: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}  # with LoRAs in them, of this value alone
         self._adapters: WeakKeyDictionary[nn.Module, tuple[LoraAdapter, ...]] = WeakKeyDictionary()
         self.conditions = ConditionCache()
 
     def with_loras(self, *loras: tuple[Lora, Strengths]) -> "LoadedModel":
         """Return the same files and networks with these LoRAs beside those that this one has."""
         other = copy(self)
-        other.loras, other._adapters = (*self.loras, *loras), WeakKeyDictionary()
+        other.loras, other._adapters, other._folded = (*self.loras, *loras), WeakKeyDictionary(), {}
         return other
 
     @property
@@ -331,14 +332,15 @@ class LoadedModel:
         sources = [self.models.source(name) for name in key.components]
         dtype = dtype or self.dtype(key.components[0])
         folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.how.fold_loras)
-        if (key.name, dtype, folded) not in self._networks:
+        known = self._folded if folded else self._networks
+        if (key.name, dtype, folded) not in known:
             format = self.format if key == TRANSFORMER else None
             device = host.device_for(role_of(key.name))
             make = partial(prepare.build_modules, self.models, key, dtype, format, folded, device)
             cast = f", cast to {format}" if format else ""
             origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
-            self._networks[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
-        return self._networks[key.name, dtype, folded]
+            known[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
+        return known[key.name, dtype, folded]
 
     def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
         """Return the LoRAs on a network as it is built now."""

@@ -24,7 +24,7 @@ from server import PromptServer
 from server import nodes as host_nodes
 from torch import Tensor
 
-from ..ltx2_core.checkpoint.listed import check_inside, file_below, files_below
+from ..ltx2_core.checkpoint.listed import check_inside, file_below, files_below, path_inside
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs, check_written
 from ..ltx2_core.errors import LTX2Error, MissingFileError, SettingError, for_page, page_text, plain_record, stoppable
 from ..ltx2_core.errors.files import writing
@@ -97,8 +97,7 @@ def light_files() -> list[str]:
 
 def input_file(name: str) -> Path:
     """Return the path of a file or folder in the input folder. Raises SettingError for what lies outside of it."""
-    check_inside(name, "input")
-    return Path(folder_paths.get_input_directory(), name)
+    return path_inside(folder_paths.get_input_directory(), name, "input")
 
 
 def output_file(prefix: str, suffix: str, size: Sequence[int]) -> Path:
@@ -243,9 +242,8 @@ def _begin_messages() -> Messages:
 
 def show_text(text: str) -> None:
     """Show a sentence on the running node below what it has said, as plain text, and write it into the log."""
-    text = page_text(text)
     log.info(text)
-    _said.add(text)
+    _said.add(page_text(text))
 
 
 def show_status(text: str) -> None:
@@ -313,11 +311,11 @@ def answer_browser() -> None:
 
     @routes.get(f"/{{kind:{'|'.join(SERVED)}}}/{{pack:{names}}}/{{path:.+}}")
     async def send_file(request: web.Request) -> web.FileResponse:
-        folder = SERVED[request.match_info["kind"]].resolve()
-        path = (folder / request.match_info["path"]).resolve()
-        if not path.is_relative_to(folder):
-            raise web.HTTPNotFound
-        return web.FileResponse(path)
+        kind, path = request.match_info["kind"], request.match_info["path"]
+        try:
+            return web.FileResponse(path_inside(SERVED[kind], path, kind))
+        except SettingError:  # before the system is asked, which on Windows would tell another machine who we are
+            raise web.HTTPNotFound from None
 
 
 def wants_live_preview() -> bool:

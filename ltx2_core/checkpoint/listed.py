@@ -1,5 +1,6 @@
 """Files as lists of workflows name them: below some folders, and nowhere else."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
@@ -25,6 +26,16 @@ def check_inside(name: str, *folders: str) -> None:
             f"{name!r} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."
         )
+
+
+def path_inside(folder: str | Path, name: str, *folders: str) -> Path:
+    """Return the path of what ``check_inside`` lets pass, below ``folder``.
+
+    Separators of Windows count on every system, since a name may come from one: unless there is a file of that name.
+    """
+    check_inside(name, *folders)
+    path = Path(folder, name)
+    return path if os.path.exists(path) else Path(folder, *PureWindowsPath(name).parts)
 
 
 def paths_found(names: Iterable[str], path_of: Callable[..., Path], *folders: str) -> list[Path]:
@@ -55,5 +66,4 @@ def file_below(roots: Mapping[str, str], name: str) -> Path:
     if kind not in roots:
         folders = " nor in the ".join(roots)
         raise SettingError(f"{name!r} is neither in the {folders} folder: choose a file of the list.")
-    check_inside(rest, kind)
-    return Path(roots[kind], rest)
+    return path_inside(roots[kind], rest, kind)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..disk_cache import complete_file
 from ..errors import TargetExistsError, UnreadableFileError
-from ..errors.files import writing
+from ..errors.files import check_names, writing
 from .files import DTYPES
 from .folders import files_of
 from .gguf_header import MAGIC, TYPE_NUMBERS
@@ -125,8 +125,9 @@ def check_new(target: Path, source: Path, overwrite: bool) -> None:
     Raises:
         TargetExistsError: ``target`` is there and may not be overwritten, is ``source`` itself or one of its files, or
             would lie among them, as one more of the same.
-        UnreadableFileError: No file can have that name.
+        SettingError, UnreadableFileError: No file can have that name.
     """
+    check_names(target)
     with writing(target):
         folder = target.absolute().parent
         if target.suffix.lower() == ".safetensors" and source.is_dir() and folder.is_dir() and folder.samefile(source):

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 after an error, which is told in one sentence on stderr, 130 after an interruption, 143
-        after SIGTERM, 129 where the terminal was closed (SIGHUP).
+        after SIGTERM, 129 where the terminal was closed (SIGHUP), 149 after Ctrl+Break.
     """
     _let_consoles_lack_something()
     follow_starter()
@@ -87,14 +87,14 @@ def _let_consoles_lack_something() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # as services start programs, or >&- in a shell
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", errors="replace"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 @contextmanager
 def _ending_tidily() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP interrupt the work as Ctrl+C does, so that nothing half-written stays behind.
+    """Let SIGTERM, SIGHUP and Ctrl+Break interrupt the work as Ctrl+C does, so that nothing half-written stays behind.
 
     Gives a list, to which the exit status for such a signal is added when one comes.
 
@@ -114,8 +114,9 @@ def _ending_tidily() -> Iterator[list[int]]:
             asked.append(128 + number)
             raise KeyboardInterrupt
 
-    wishes = signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)  # which Windows has not
-    kinds = [kind for kind in dict.fromkeys(wishes) if signal.getsignal(kind) is not signal.SIG_IGN]
+    names = "SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"  # the third is not on Windows, the last nowhere else
+    wishes = (getattr(signal, name) for name in names if hasattr(signal, name))
+    kinds = [kind for kind in wishes if signal.getsignal(kind) is not signal.SIG_IGN]
     before = {kind: signal.signal(kind, end) for kind in kinds}
     try:
         yield asked

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.listed import check_inside
+from ..checkpoint.listed import path_inside
 from ..conditioning.characters import Character
 from ..conditioning.conditions import (
     Condition,
@@ -101,8 +101,7 @@ def read_conditions(
 
 def beside(timeline: Path, name: str) -> Path:
     """Return where a file of a timeline lies. Raises SettingError for one outside the folder of the timeline."""
-    check_inside(name, "the folder of the timeline")
-    return timeline.parent / name
+    return path_inside(timeline.parent, name, "the folder of the timeline")
 
 
 def _of_timeline(strip: Timeline, file: Path, loras: Stack, version: str) -> tuple[Condition, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..errors import LTX2Error, SettingError, counted
-from ..errors.foreign import kind_of, unique_names
+from ..errors.foreign import json_fault, kind_of, unique_names
 from ..media import check_target, clear_unfinished, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
@@ -145,7 +145,7 @@ def _parsed(line: str) -> Raw:
     try:
         found = json.loads(line, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
-        return SettingError(f'it is no JSON ({error}); write a line such as {{"prompt": "a red ball"}}.')
+        return SettingError(f'it is no JSON ({json_fault(error)}); write a line such as {{"prompt": "a red ball"}}.')
     if not isinstance(found, dict):
         return SettingError(f"it is {kind_of(found)}, where an object of settings is expected.")
     return found

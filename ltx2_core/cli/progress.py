@@ -1,6 +1,7 @@
 """What a terminal shows while a command works: progress bars (steps, time left, memory), lines beside them, and what
 is lost of it."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import LTX2Error, plain_text
+from ..memory.ram import most_ram
 
 
 class Bars:
@@ -94,9 +96,9 @@ class LossyStream:
     def _try(self, act: Callable[..., object], *given: str) -> None:
         try:
             act(*given)
-        except BrokenPipeError:
-            raise
         except OSError as error:
+            if error.errno == (errno.EINVAL if sys.platform == "win32" else errno.EPIPE):  # so the two say it
+                raise BrokenPipeError(*error.args) from error
             self.lost = self.lost or error
 
     def __getattr__(self, name: str) -> object:
@@ -121,9 +123,4 @@ def _memory() -> str:
     """The most memory used so far: on the card, or of the process where there is none."""
     if torch.cuda.is_available():
         return f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GB on the card"
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GB"
+    return f"{most_ram() / 2**30:.1f} GB"

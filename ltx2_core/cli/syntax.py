@@ -19,7 +19,7 @@ from ..conditioning.pictures import GeneratedKeyframes, Picture
 from ..conditioning.sources import VideoSource
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
-from ..errors.files import named_path
+from ..errors.files import check_names, named_path
 from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
 from ..lora import Shrink, Strengths, strengths
@@ -31,7 +31,7 @@ from ..sampling.windows import Segment
 _NUMBER = r"[-+]?(?:[\d.,]+%?(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _PICTURE = re.compile(
     rf"(?:(?P<frame>[-+]?\d[\d.]*s?):)?(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 _LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE | re.DOTALL)
 _CHARACTER = re.compile(r"(?P<first>.+?\.\w+)(?::(?P<second>.+\.\w+))?", re.DOTALL)
@@ -62,10 +62,12 @@ def file_path(word: str) -> Path:
 
 
 def new_path(word: str) -> Path:
-    """Read the path of what is written; SettingError for none, and for what others call the standard output."""
+    """Read the path of what is written; SettingError for none, for what others call the standard output, and for what
+    this system has no file of."""
     if word == "-" or word.startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
         raise SettingError(f"{word!r} means the standard output elsewhere, and here files are written: give a name.")
-    return Path(file_name(word))
+    check_names(path := Path(file_name(word)))
+    return path
 
 
 def some_of(words: Sequence[str]) -> Convert:

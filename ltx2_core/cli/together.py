@@ -25,7 +25,7 @@ def run_together(launch: Launch, run: Callable[[Tell], int], sentence: Callable[
     tell_here = _teller("" if launch.leads else f"process {launch.rank}: ")
     with ExitStack() as stack:
         if not launch.leads:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8", errors="replace"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
         try:

@@ -1,6 +1,7 @@
 """The settings of a clip as names and plain values: of a command line, a line of a batch, a file that was made."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,19 @@ _RIVALS = (
 
 def values_of(words: Sequence[str], command: Command) -> Values:
     """Return what a command line that was parsed before says, by the names of its flags."""
-    return vars(command.reader.parse_known_args(list(words))[0])
+    return _portable(vars(command.reader.parse_known_args(list(words))[0]), command)
+
+
+def _portable(values: Values, command: Command) -> Values:
+    """Return ``values`` with names of files that other systems read, too: Windows takes both separators."""
+    if sys.platform != "win32":
+        return values
+
+    def plain(value: Value) -> Value:
+        names = [str(each).replace("\\", "/") for each in (value if isinstance(value, list) else [value])]
+        return names if isinstance(value, list) else names[0]
+
+    return {name: plain(value) if name in command.files else value for name, value in values.items()}
 
 
 def repeated_in(words: Sequence[str], command: Command) -> list[str]:
@@ -103,7 +116,7 @@ def checked_values(raw: Mapping[str, Any], command: Command) -> Values:
             raise SettingError(f"{name} is said twice: leave one of them out.")
         if value is not None:
             found[name] = _checked(name, value, command.forms[name])
-    return found
+    return _portable(found, command)
 
 
 def _checked(name: str, value: Any, form: str) -> Value:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from ..errors import SettingError, counted
-from ..errors.foreign import unique_names
+from ..errors.foreign import json_fault, unique_names
 from ..fields import Checked, Choice, Number, Setting, Words, did_you_mean, settings_of
 from ..geometry import nearest_frames
 from ..media import probe, read_picture
@@ -120,7 +120,9 @@ class Timeline(Checked):
         try:
             content = json.loads(text, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
-            raise SettingError(f"The timeline is no JSON ({error}): write it as the page of the node shows.") from None
+            raise SettingError(
+                f"The timeline is no JSON ({json_fault(error)}): write it as the page of the node shows."
+            ) from None
         own = {name: content[name] for name in content if name not in LANES} if isinstance(content, dict) else content
         read = _entry(cls, own, "The timeline")
         lanes = {name: _lane(name, content.get(name, [])) for name in LANES}

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..errors.files import named_beside, replace_file, writing
+from ..errors.files import named_beside, remove_unfinished, replace_file, writing
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
@@ -189,7 +189,7 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
                 yield file
             replace_file(partial, path)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            remove_unfinished(partial)
             raise
 
 
@@ -244,12 +244,13 @@ def _prune(folder: Path, limit_bytes: int) -> None:
     """Remove what we did not use for longest until ``limit_bytes`` are left, remains of a crash included."""
     files, total = list[tuple[os.stat_result, Path]](), 0
     for path in folder.glob("*"):
-        with suppress(FileNotFoundError):  # others may prune, too
+        with suppress(OSError):  # others may prune, too
             files += [(path.stat(), path)] if _OURS.fullmatch(path.name) else []
     for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns, reverse=True):
         total += stat.st_size
         if total > limit_bytes:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows keeps what another program reads
+                path.unlink()
 
 
 Stamp = tuple[str, int, int, int]  # a file, its size, when it was written, and when it was put where it is

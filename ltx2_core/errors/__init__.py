@@ -7,8 +7,10 @@ Names of tensors and files, metadata, prompts and widgets come from other people
 a message to a person passes it through ``plain_text``, or through ``page_text`` if a web page shows it.
 """
 
+import io
 import logging
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,6 +194,17 @@ def plain_record(record: logging.LogRecord) -> bool:
     """Make the message of a log record ``plain_text``: a filter for loggers and handlers, which lets all pass."""
     record.msg, record.args = plain_text(record.getMessage()), ()
     return True
+
+
+def write_all_letters() -> None:
+    """Let the outputs of the process show what their encoding has no letter for by its number, instead of raising.
+
+    ComfyUI opens them anew, and forgets that Python lets errors be written so: one in other letters than those of the
+    log, as on Windows where that goes into a file, would end its queue.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def for_page(method: Callable[..., Any], check: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:

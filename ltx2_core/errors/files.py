@@ -3,20 +3,23 @@
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from . import LTX2Error, UnreadableFileError
+from . import LTX2Error, SettingError, UnreadableFileError
 
 _PAUSE = 0.05  # seconds between two attempts
 _LONGEST = 255  # bytes of a name; Windows and macOS count characters instead, which are never more
+_LONGEST_PATH = 247  # letters of a folder on Windows, with all that it is in; a file may have 12 more
 # Devices, whatever stands behind the point, and what the system cuts off or takes for something else.
 _REFUSED = re.compile(
-    r"(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?: *\..*)?|.*[<>:\"|?*\0-\x1f].*|.*[. ]", re.IGNORECASE | re.DOTALL
+    r"(?:con|conin\$|conout\$|prn|aux|nul|(?:com|lpt)[1-9\u00b9\u00b2\u00b3])(?: *\..*)?|.*[<>:\"|?*\0-\x1f].*|.*[. ]",
+    re.IGNORECASE | re.DOTALL,
 )
 NOT_ON_WINDOWS = (  # ends the sentence about such a name
     'which is no name on Windows: choose one without < > : " | ? *, that is no device such as CON or NUL, and ends '
@@ -47,17 +50,32 @@ def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
     """Return the error that says why ``path`` was not written, and what to do about that."""
     reason = error.strerror or error
     way_out = _WAYS_OUT.get(error.errno or 0, "Make room there, or choose a folder that you may write to.")
+    letters = len(os.path.abspath(error.filename or path))
+    if sys.platform == "win32" and error.errno == errno.ENOENT and letters > _LONGEST_PATH:
+        way_out = (
+            f"With its folders the name has {letters} letters, and Windows takes {_LONGEST_PATH} unless it is told to "
+            "take long paths: choose a shorter name or folder."
+        )
     return UnreadableFileError(f"{path} cannot be written: {reason}. {way_out}")
 
 
 def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
     """Return our error for a system's that happened while ``path`` was read."""
-    return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk and who may read it.")
+    check = "Check the disk and who may read it"
+    if sys.platform == "win32" and isinstance(error, PermissionError):  # which has one word for both
+        check = "Check who may read it, and whether another program has it open"
+    return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. {check}.")
 
 
 def is_refused(name: str) -> bool:
     """Return whether this system has no file of such a name: Windows keeps many names and letters for itself."""
     return sys.platform == "win32" and name not in (".", "..") and _REFUSED.fullmatch(name) is not None
+
+
+def check_names(path: Path) -> None:
+    """Raise SettingError if this system has no file of such a name, or no folder that it would lie in."""
+    if refused := next(filter(is_refused, path.parts[bool(path.anchor) :]), None):
+        raise SettingError(f"{path} has {refused[:50]!r}, {NOT_ON_WINDOWS}")
 
 
 def has_controls(name: str) -> bool:
@@ -97,11 +115,11 @@ def named_beside(path: Path, begin: str, end: str) -> Path:
 def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
     """Give ``source`` the name ``target``, which may be that of a file that goes away.
 
-    Windows refuses as long as another program has that file open. A scanner lets go soon, so there this tries again for
-    ``patience`` seconds.
+    Windows refuses as long as another program has either of them open. A scanner, which looks at whatever was written
+    last, lets go soon, so there this tries again for ``patience`` seconds.
 
     Raises:
-        UnreadableFileError: It still refuses.
+        UnreadableFileError: It still refuses to give up ``target``.
         OSError: The system refuses for another reason.
     """
     deadline = time.monotonic() + patience
@@ -110,11 +128,22 @@ def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
             os.replace(source, target)
             return
         except PermissionError as error:
-            if sys.platform != "win32" or not target.is_file():
+            if sys.platform != "win32":
                 raise
             if time.monotonic() >= deadline:
-                raise UnreadableFileError(
-                    f"{target} cannot be replaced while another program has it open; close it there, or choose another "
-                    "name."
-                ) from error
+                if not target.is_file():
+                    raise
+                reason = "cannot be replaced while this or another program has it open; close it there"
+                if not os.access(target, os.W_OK):
+                    reason = "is read-only; let it be written"
+                raise UnreadableFileError(f"{target} {reason}, or choose another name.") from error
         time.sleep(_PAUSE)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove a file or folder that will not be finished, unless the system refuses: why it is not is what matters."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

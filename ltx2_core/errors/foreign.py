@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from . import CheckpointError, LTX2Error, one_line
 
 LARGEST_JSON = 2**24  # bytes; a config has thousands
+BACKSLASHES = "; JSON has each \\ of a path twice, or / in its place"
 DEEPEST = 32  # objects and lists within each other; those of networks have six
 
 _MOST = 2**31 - 1
@@ -49,6 +50,11 @@ def parse_json(
         raise CheckpointError(f"{title} is {kind_of(found)}, an object was expected; download it again.")
     _check_depth(found, title)
     return found
+
+
+def json_fault(error: Exception) -> str:
+    """Return what is wrong with JSON that a person wrote, by the error of reading it."""
+    return f"{error}{BACKSLASHES}" if "escape" in str(error) else str(error)
 
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

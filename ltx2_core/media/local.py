@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
-from ..errors.files import not_read
+from ..errors.files import has_controls, not_read
+from ..errors.foreign import BACKSLASHES
 from .values import path_text
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ _ADDRESS = re.compile(
     r"pipe|prompeg|rtmpt?s?|rtp|rtsp|sctp|smb|srt|srtp|subfile|tcp|tee|tls|udp|udplite|unix|zmq):",
     re.IGNORECASE,
 )
+_NO_NAME = 123  # what Windows says of what can be no file, as of addresses
 # Whatever a file that is read names inside (playlists do), FFmpeg opens nothing for it.
 READ_ALONE = {"protocol_whitelist": "none"}
 
@@ -56,22 +58,24 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
     name = Path(path).name or os.fspath(path)
     try:
         kind = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (OSError, ValueError) as error:
+        is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        if not is_missing and getattr(error, "winerror", 0) != _NO_NAME:  # such as one too long, or with a zero in it
+            raise UnreadableFileError(f"{name} cannot be read: {error}. Check its name and who may read it.") from error
         if _ADDRESS.match(os.fspath(path)):
             raise MissingFileError(
                 f"{os.fspath(path)} is an address; only files of this machine are read: download it, and give its file."
             ) from error
         said = name if os.path.isabs(path) else os.fspath(path)  # with all that was taken for a part of the name
-        raise MissingFileError(f"There is no file {said}; check its name and folder.") from error
-    except (OSError, ValueError) as error:  # such as a name that is too long, or has a zero in it
-        raise UnreadableFileError(f"{name} cannot be read: {error}. Check its name and who may read it.") from error
+        more = BACKSLASHES if has_controls(os.fspath(path)) else ""  # C:\new is C:, a new line, and ew
+        raise MissingFileError(f"There is no file {said}; check its name and folder{more}.") from error
     if not stat.S_ISREG(kind):
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
         raise MediaError(f"{name} is {what}, and cannot be read as a file: choose a regular file.")
     try:
         return BufferedReader(_Local(path))
     except OSError as error:
-        raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it.") from error
+        raise not_read(name, error) from error
 
 
 @contextmanager

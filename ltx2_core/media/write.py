@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
-from ..errors.files import NOT_ON_WINDOWS, is_refused, named_beside, not_written, replace_file, writing
+from ..errors.files import check_names, named_beside, not_written, remove_unfinished, replace_file, writing
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -192,12 +192,11 @@ def check_name(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.name in ("", ".."):
         raise SettingError(f"{path} is a folder that is there: give a name in it, such as {path / 'clip.mp4'}.")
-    names = path.parts[bool(path.anchor) :]
-    if refused := next(filter(is_refused, names), None):
-        raise SettingError(f"{path} has {refused[:50]!r}, {NOT_ON_WINDOWS}")
+    check_names(path)
     try:
         for part in (path, *map(Path, path.parts)):  # each by itself, since its folder may not be there yet
-            part.exists()
+            with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+                os.stat(part)
     except OSError as error:  # of a name that is too long
         reason = error.strerror
         raise SettingError(
@@ -376,9 +375,7 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             yield unfinished
             replace_file(unfinished, target)
         finally:
-            if unfinished.is_dir():
-                shutil.rmtree(unfinished)
-            unfinished.unlink(missing_ok=True)
+            remove_unfinished(unfinished)
 
 
 def place_files(source: Path, target: Path) -> None:
@@ -399,10 +396,7 @@ def clear_unfinished(target: Path) -> None:
     name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
     for path in target.parent.glob(".*") if target.parent.is_dir() else ():
         if name.fullmatch(path.name):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove_unfinished(path)
 
 
 def _beside(target: Path, mark: str) -> Path:

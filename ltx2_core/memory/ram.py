@@ -27,8 +27,21 @@ def ram(root: Path = _ROOT) -> tuple[int, int]:
     if sys.platform == "win32":
         status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits
         ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return status[1], status[2]
+        _, total, available, _, promised, *_ = status
+        return total, min(available, promised)  # what is free is refused, too, where page files cannot stand for it
     return _by_pages()
+
+
+def most_ram() -> int:
+    """Return the most bytes of RAM that this process has had at once."""
+    if sys.platform == "win32":
+        counters = (ctypes.c_uint64 * 9)(72)  # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight of 64 bits
+        ctypes.windll.kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), ctypes.byref(counters), 72)
+        return counters[1]
+    import resource  # which Windows has not
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def check_ram(nbytes: int, whose: str, advice: str) -> None:

@@ -384,7 +384,7 @@ class ConditionCache:
                     entry = self._add(key, condition, encode_conditions(given, shape, streams, encoders))
                 self._entries.move_to_end(key)
                 encoded += entry[1]
-                self._trim()
+        self._trim()
         return encoded
 
     @property

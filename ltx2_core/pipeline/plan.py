@@ -135,6 +135,7 @@ class Plan:
         return f"{self.title}: {size}"
 
 
+@uncollected()
 def plan_stages(
     stages: Iterable[Stage],
     blueprint: Blueprint,
@@ -144,25 +145,16 @@ def plan_stages(
 ) -> Plan:
     """Choose the tiles of every stage and place its weights; nothing is loaded.
 
-    The same stages in the same room are planned once.
-
     Args:
         stages: in their order.
         blueprint: of the model.
         room: what may be taken; without a budget nothing has to be placed.
         shape: of the finished clip.
-        load: adds to the need of a stage what comes with its weights, such as LoRAs; the same one adds the same.
+        load: adds to the need of a stage what comes with its weights, such as LoRAs.
 
     Returns:
         The plan; what does not fit is said in its ``refusals``.
     """
-    stages = tuple(stages)
-    key = ("plan", stages, room, shape, load)
-    return blueprint.remember(key, lambda: _plan(stages, blueprint, room, shape, load))
-
-
-@uncollected()
-def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, load: Load) -> Plan:
     fitted = [stage.fit(blueprint, room, load) for stage in stages]
     if room.budget is None:
         return Plan(blueprint.title, room, tuple(fitted), shape=shape)

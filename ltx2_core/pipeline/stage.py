@@ -185,6 +185,12 @@ class Stage(ABC):
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure what the stage needs."""
 
+    @property
+    def measured(self) -> "Stage":
+        """The stage without the files that it runs with, of which its need knows nothing: what is remembered of a stage
+        must not keep them open."""
+        return self
+
     def fit(self: StageT, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> StageT:
         """Return the stage with the largest tiles that fit, with what comes by ``load``; without tiles, as it is."""
         return self
@@ -212,7 +218,7 @@ class Stage(ABC):
 
 def need_of(stage: Stage, blueprint: Blueprint) -> StageNeed:
     """Return what ``stage`` needs, measured once."""
-    return blueprint.remember(("need", stage), lambda: stage.need(blueprint))
+    return blueprint.remember(("need", stage.measured), lambda: stage.need(blueprint))
 
 
 def fit_tiles(candidates: Iterable[StageT], blueprint: Blueprint, budget: int) -> StageT:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..disk_cache import cache_folder, fingerprint, write_atomically
 from ..errors import CheckpointError, MissingFileError, TargetExistsError, UnreadableFileError
-from ..errors.files import named_beside
+from ..errors.files import named_beside, not_read
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
 from ..latents import MOST_BYTES, STREAMS, AVLatent, from_parts
@@ -195,8 +195,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         header, tensors = foreign_call(read, path.name)
     except CheckpointError as error:
-        with path.open("rb") as file:
-            brace = file.read(9)[8:]  # with which the header of all safetensors files begins, behind its length
+        try:
+            with path.open("rb") as file:
+                brace = file.read(9)[8:]  # with which the header of all safetensors files begins, behind its length
+        except OSError as refused:
+            raise not_read(path, refused) from refused
         if brace not in (b"{", b""):
             raise CheckpointError(
                 f"{path.name} is no latent: those are the .safetensors files of LTX-2 Save AV Latent and --save-latent."

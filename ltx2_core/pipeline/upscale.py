@@ -1,6 +1,6 @@
 """A finished latent becomes larger, or gets more frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..upscaler import LatentUpscaler, Upscaler, UpscalerConfig
 from ..video_vae.layers import ChannelStatistics
 from .engine import Engine
 from .needs.blueprint import Blueprint
-from .stage import NetworkKey, Stage
+from .stage import NetworkKey, Stage, upscaler_key
 
 
 def upscale(
@@ -92,6 +92,11 @@ class Upscale(Stage):
     def networks(self) -> tuple[NetworkKey[Any], ...]:
         """The upscaler."""
         return (self.key,)
+
+    @property
+    def measured(self) -> "Upscale":
+        """The stage without its network."""
+        return replace(self, key=upscaler_key(None))
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the upscaler on the whole latent, which its norms need at once."""

@@ -1,13 +1,14 @@
 """What comes from files and workflows is shown as plain text, wherever a message quotes it."""
 
 import logging
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from ltx2_core.checkpoint.listed import check_inside
+from ltx2_core.checkpoint.listed import check_inside, path_inside
 from ltx2_core.errors import (
     CheckpointError,
     MissingFileError,
@@ -141,6 +142,24 @@ def test_a_model_file_outside_the_model_folders_is_refused_with_the_reason(name)
 )
 def test_a_model_file_inside_the_model_folders_is_taken(name):
     check_inside(name, "loras")
+
+
+def test_a_file_is_found_by_the_separators_of_another_system_too(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").touch()
+    assert path_inside(tmp_path, "sub/a.png").samefile(tmp_path / "sub" / "a.png")
+    assert path_inside(tmp_path, "sub\\a.png").samefile(tmp_path / "sub" / "a.png")
+    if os.sep == "/":  # where it is a letter, a file may have it in its name
+        (tmp_path / "sub\\a.png").touch()
+        assert path_inside(tmp_path, "sub\\a.png") == tmp_path / "sub\\a.png"
+
+
+def test_another_machine_is_not_asked_for_a_file(tmp_path, monkeypatch):
+    """Windows would log in there with the name of its user."""
+    monkeypatch.setattr(os.path, "exists", lambda path: pytest.fail(f"asked for {path}"))
+    for name in ("\\\\host\\share\\x.js", "//host/share/x.js"):
+        with pytest.raises(SettingError, match="only files in there"):
+            path_inside(tmp_path, name, "extensions")
 
 
 def test_one_of_a_thing_is_told_as_one():

@@ -1,10 +1,11 @@
 """Runs inside ComfyUI's own Python: one request, by the engine of the core and by that of the pack.
 
-In the folder are tiny models. Prints hashes of what each engine made as JSON, which stages streamed their weights, and
-what keeps steps of the host's transformer from being CUDA graphs.
+In the folder are tiny models. Prints hashes of what each engine made as JSON, which stages streamed their weights,
+what keeps steps of the host's transformer from being CUDA graphs, and how many networks with other LoRAs are left.
 """
 
 import json
+import weakref
 from dataclasses import replace
 
 from clip_request import digest, request_of
@@ -83,5 +84,16 @@ devices.Devices = Counted
 on_a_card = Networks(CARD, CARD)
 made["host, three cards"], _ = on_a_card.clip(engine.HostEngine)
 made["host, three cards again"], _ = on_a_card.clip(Tight)
+lora, key = part("ltx2_core.lora"), part("ltx2_core.pipeline.stage").TRANSFORMER
+folding = engine.LoadedModel(opened, "fp32", part("ltx2_core.settings").Resources(fold_loras=True))
+ball = part("ltx2_core.checkpoint.models").MINIATURE / "loras" / "golden-ball.safetensors"
+
+
+def tried(strength: float):
+    """Return the network of a strength that its user then changes."""
+    return weakref.ref(folding.with_loras((lora.open_lora(ball), lora.Strengths(strength))).network(key))
+
+
+folded = sum(network() is not None for network in [tried(0.5), tried(0.6), tried(0.7)])
 streamed = {"streamed": tight.streamed, "in RAM": in_ram.streamed}
-print(json.dumps({"made": made, **streamed, "twins": twins, "graphs": obstacle}))
+print(json.dumps({"made": made, **streamed, "twins": twins, "graphs": obstacle, "folded": folded}))

@@ -37,4 +37,5 @@ def test_core_and_pack_make_the_same_clip(inside, tmp_path):
     assert len({tuple(sorted(hashes.items())) for hashes in made.values()}) == 1, made
     assert len(made) == 7
     assert report["twins"] == [2] * 4  # sampling and refining, twice
+    assert report["folded"] == 0, "LoRAs in weights outlive the value that has them"
     assert not report["graphs"], "something keeps steps from being CUDA graphs"

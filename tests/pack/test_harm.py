@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from pack.client import Client, Prompt
+from pack.host import serve
 from pack.workflow import add, change, node
 from safetensors.torch import save_file
 
@@ -80,3 +81,21 @@ def test_half_a_letter_in_a_prompt_stops_nothing(client, prompt):
         prompt, LTX2AVSchedule={"steps": 1}, LTX2AVGemmaTextEncode={"prompt": "a red \ud800 ball", "keep_encoded": True}
     )
     assert client.run(prompt).end == "execution_success"
+
+
+@pytest.mark.slow
+def test_an_error_in_letters_that_the_log_lacks_ends_no_more_than_its_prompt(host, tmp_path, monkeypatch):
+    """As on Windows, where the log of a server that writes into a file is in the letters of the country."""
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    name = "\u6e2c & \u8a66_av_latent.safetensors"
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / name).write_bytes(b"none")
+    graph = add(
+        {},
+        loaded=("LTX2AVLoadLatent", {"file": f"output/{name}"}),
+        saved=("LTX2AVSaveLatent", {"latent": ["loaded", 0], "filename_prefix": "again"}),
+    )
+    with serve(host, tmp_path) as server:
+        client = Client(server.address)
+        for _ in range(2):
+            assert "\u6e2c" in client.run(graph, timeout=20).error

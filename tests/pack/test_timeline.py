@@ -37,7 +37,7 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
         ["characters", "ltx2_example_first.png"],
         ["retakes", "picture"],
     ]
-    assert seen["hidden"]
+    assert seen["hidden"] and "filename=a.png&subfolder=sub&" in seen["address"]
     assert ways["key"]["pictures"][0]["at"] == pytest.approx(1 / 3, abs=1e-3)
     assert ways["second"]["pictures"][0]["at"] == pytest.approx(4 / 3, abs=1e-3)
     assert ways["undone"] == ways["key"]

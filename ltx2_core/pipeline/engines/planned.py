@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ...checkpoint.components import COMPONENTS
 from ...disk_cache import cache_folder
 from ...disk_cache.mapped import FileSpan
 from ...errors import memory_told
@@ -75,6 +76,7 @@ class PlannedEngine(Engine, ABC):
 
     def fit(self, stage: StageT) -> StageT:
         """Return ``stage`` as it was planned, or as it fits now."""
+        self._check_files(stage)
         planned = None if self._plan is None else self._plan.stage(stage)
         return stage.fit(self.blueprint, self.room(stage.networks[0]), self.load) if planned is None else planned
 
@@ -89,11 +91,18 @@ class PlannedEngine(Engine, ABC):
         """Return where the weights of ``stage`` will be; None where they are used as they lie.
 
         Raises:
+            CheckpointError: if the files of the model lack a network of the stage.
             DoesNotFitError: if the stage was not planned and does not fit.
         """
+        self._check_files(stage)
         if self._plan is not None and (planned := self._plan.placement(stage.name)) is not None:
             return planned
         return place_stage(stage, self.blueprint, self.room(stage.networks[0]), self.load)
+
+    def _check_files(self, stage: Stage) -> None:
+        """CheckpointError where the files lack a network of ``stage``, which is measured before it is built."""
+        for name in (name for key in stage.networks for name in key.components if name in COMPONENTS):
+            self.models.source(name)
 
     @contextmanager
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:

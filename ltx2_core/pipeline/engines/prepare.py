@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any, TypeVar
+from weakref import ref
 
 import torch
 from torch import nn
@@ -156,7 +157,7 @@ class LoraLoad(Load):
 
     loras: Stack
     device: torch.device
-    blueprint: Blueprint = field(compare=False)
+    blueprint: Blueprint
     how: Resources = Resources()
 
     def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
@@ -240,7 +241,8 @@ class LoraLoad(Load):
 
     def _load(self, name: str, stack: Stack, fold: bool) -> "_Load":
         fold = fold and name == TRANSFORMER.name
-        key = "loras", name, stack, self.device.type, fold
+        held = tuple((ref(lora), strengths) for lora, strengths in stack)  # whoever remembers keeps no file open
+        key = "loras", name, held, self.device.type, fold
         return self.blueprint.remember(key, lambda: self._measure(name, stack, fold))
 
     def _measure(self, name: str, stack: Stack, fold: bool) -> "_Load":

@@ -279,9 +279,12 @@ def blueprint_of(
     tables: bool = True,
     device: torch.device | None = None,
 ) -> Blueprint:
-    """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files."""
+    """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files.
+
+    Another text encoder that took the place of one has a blueprint of its own.
+    """
     known = _BLUEPRINTS.setdefault(models, {})
-    key = (None if encoder is None else encoder.path, frozenset(dtypes.items()), format, tables, device)
+    key = (None if encoder is None else encoder.whole.identity, frozenset(dtypes.items()), format, tables, device)
     if key not in known:
         known[key] = Blueprint.of_files(models, encoder, dtypes, format, tables, device)
     return known[key]

@@ -99,8 +99,8 @@ def test_a_tokenizer_of_another_gemma_is_called_that(whole, tiny_files, tmp_path
     few = tensors | {key: tensors[key][:300].clone()}
     save_file(few, tmp_path / "model.safetensors")
     for name in ("tokenizer.json", "config.json"):
-        content = (whole.gemma / name).read_text()
-        (tmp_path / name).write_text(content.replace('"vocab_size": 512', '"vocab_size": 300'))
+        content = (whole.gemma / name).read_text("utf-8")
+        (tmp_path / name).write_text(content.replace('"vocab_size": 512', '"vocab_size": 300'), "utf-8")
     files = open_text_encoder(tmp_path)
     for read in (files.tokenizer, lambda: inspect(tmp_path)):
         with pytest.raises(

@@ -50,6 +50,18 @@ def test_words_become_values_and_words_again():
     assert vars(again) == vars(options)
 
 
+@pytest.mark.parametrize("system", ["win32", "linux"])
+def test_files_that_windows_names_are_found_elsewhere_by_what_a_clip_says(monkeypatch, system):
+    image, lora = "0:pics\\a.png:0.5", "C:\\loras\\a.safetensors:0.8"
+    monkeypatch.setattr("sys.platform", system)
+    said = values_of(["--image", image, "--lora", lora, "--prompt", "a\\b", "--timeline=c\\d"], GENERATE)
+    assert said == checked_values({"image": image, "lora": lora, "prompt": "a\\b", "timeline": "c\\d"}, GENERATE)
+    if system == "win32":
+        image, lora = "0:pics/a.png:0.5", "C:/loras/a.safetensors:0.8"
+    assert said["image"] == [image] and said["lora"] == [lora] and said["prompt"] == "a\\b"
+    assert said["timeline"] == ("c/d" if system == "win32" else "c\\d")
+
+
 def test_json_has_names_of_flags_and_of_settings():
     raw = {"prompt": "x", "frames": 9.0, "custom_sigmas": [1, 0.5, 0], "image": "cat.png", "add_noise": False,
            "max_vram": 2, "video_text_scale": 2.5, "seed": None}  # fmt: skip

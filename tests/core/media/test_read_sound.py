@@ -227,7 +227,7 @@ def test_a_sound_whose_end_is_missing_is_read_and_that_is_told(tmp_path, caplog,
     path = mux(tmp_path / f"song.{suffix}", [], sound=ramp(480000), sound_codec=codec, **options)
     if cover:
         tags = b"ID3\4\0\0" + bytes([0, 0, cover >> 7, cover & 127]) + bytes(cover)
-        path.write_bytes(tags + path.read_bytes()[45:])
+        path.write_bytes(tags + path.read_bytes()[path.read_bytes().index(b"\xff\xfb") :])  # the first frame
     whole = heard(path).shape[1]
     assert abs(whole - 480000) < 3000 and not caplog.messages
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])

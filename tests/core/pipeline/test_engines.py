@@ -522,7 +522,9 @@ def test_kept_conditions_are_bounded_and_go_with_what_they_belong_to(fake):
     del two
     gc.collect()
     assert len(encode(one)) == 1 and cache.nbytes == 4000
-    assert len(ConditionCache(limit=0).encode([one], shape, ("video",), fake)) == 1
+    del one
+    assert encode() == [] and cache.nbytes == 0
+    assert len(ConditionCache(limit=0).encode([three], shape, ("video",), fake)) == 1
 
 
 def test_kept_conditions_are_those_that_are_encoded(fake):

@@ -1,26 +1,36 @@
 """The plan before the run: sizes are those of the released files, and what does not fit is made smaller or refused."""
 
+import gc
 import math
 import re
 from dataclasses import replace
 from fractions import Fraction
+from weakref import ref
 
 import pytest
 import torch
 from golden import key_list
 from planned import REFINING, SAMPLING, SLOW, plan, small
 from safetensors.torch import load_file, save_file
+from written import rewrite
 
 import ltx2_core as ltx2
+from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.errors import SettingError
+from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.geometry import ClipShape
+from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import CARDS, GIB, machine_named
 from ltx2_core.memory.ram import ram as ram_now
+from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import MAX_TILE_TOKENS, Refine
@@ -28,6 +38,7 @@ from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import LatentSize, NetworkKey, Stage
 from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.pipeline.upscale import Upscale
+from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 
@@ -228,3 +239,46 @@ def test_a_plan_without_limits_leaves_a_processor_all_of_its_ram(released):
     in_ram = Room(machine_named("RTX 4090"), ram_now()[0], in_ram=True)
     limits = plan_stages([], released("2.3"), in_ram).as_limits(None, None).room
     assert in_ram.within(None, limits.ram) == in_ram
+
+
+LACKING = {
+    "video encoder": EncodeVideo((2, 2, 2)),
+    "audio encoder": EncodeAudio(5),
+    "video decoder": DecodeVideo((2, 2, 2)),
+    "audio decoder": DecodeMel(5),
+    "vocoder": Vocode(20),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_a_stage_by_itself_says_what_the_files_lack(tmp_path, what):
+    """As on a graph; its networks are measured before they are built."""
+    engine = LocalEngine(ltx2.open_models(tiny.write_split(tmp_path)[0]), Resources(device="cpu"))
+    for ask in (engine.fit, engine.placement):
+        with pytest.raises(CheckpointError, match=f"has no {what}; choose the file that holds it"):
+            ask(LACKING[what])
+
+
+def test_another_text_encoder_in_the_place_of_one_is_planned_anew(tmp_path):
+    checkpoint, _, encoder = tiny.write(tmp_path, "2.3")
+    models = ltx2.open_models(checkpoint, encoder)
+
+    def planned() -> int:
+        return sum(LocalEngine(models, Resources(device="cpu")).blueprint.weights("text_encoder").blocks)
+
+    before, other = planned(), tmp_path / "other.safetensors"
+    rewrite(encoder, other, {"layers": "int8 of the tensor"})
+    other.replace(encoder)
+    assert planned() < before / 2
+
+
+def test_what_is_remembered_of_a_model_keeps_no_lora_and_no_upscaler_open(miniature):
+    lora, upscaler = open_lora(MINIATURE / "loras" / "golden-ball.safetensors"), open_upscaler(BUILT_IN)
+    second, loras = SecondStage((upscaler,)), [(lora, Strengths(0.5))]
+    ltx2.generate(
+        miniature, "a red ball", width=64, height=64, frames=9, steps=1, second=second, loras=loras, max_vram=1
+    )
+    held = [ref(lora), ref(upscaler)]
+    del lora, upscaler, second, loras
+    gc.collect()
+    assert [each() for each in held] == [None, None]

@@ -111,7 +111,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
         cache = DiskCache(tmp_path, "x", limit_bytes=3 * (size or 10**6))
         cache.keep(prompt, **CONTEXT)
         size = cache.path(prompt).stat().st_size
-        os.utime(cache.path(prompt), ns=(number, number))
+        os.utime(cache.path(prompt), ns=(1000 * number, 1000 * number))
         if prompt == "c":
             assert cache.find("a") is not None  # and is now the one that was used last
     assert [prompt for prompt in "abcd" if cache.find(prompt)] == ["a", "c", "d"]

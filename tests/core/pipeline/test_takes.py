@@ -179,6 +179,17 @@ def test_files_of_another_kind_or_version_are_refused_in_a_sentence(tmp_path):
         load_take(path)
 
 
+def test_a_latent_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (path := tmp_path / "a.safetensors").touch()
+    monkeypatch.setattr("ltx2_core.pipeline.takes.safe_open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UnreadableFileError, match=r"a\.safetensors cannot be read: Permission denied"):
+        load_take(path)
+
+
 def test_every_changed_or_missing_byte_is_found(tmp_path):
     path = save_take(tmp_path / "a.safetensors", full())
     whole = path.read_bytes()

@@ -2,7 +2,8 @@
 // change it: keys, the mouse, a number, undo, a copy. What was seen:
 //   { shown: [[lane, text]], json: { way: JSON }, places: before and after a drag that was cancelled, sent, copied,
 //     hidden, inside: what a subgraph of it sends, stays: whether the focus is still in the strip after Tab,
-//     told: what is said of a file that ComfyUI refuses, broken: what is said of each of the texts `broken` in its place }
+//     told: what is said of a file that ComfyUI refuses, broken: what is said of each of the texts `broken` in its place,
+//     address: where a file is shown that Windows named }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { workflow, broken, screenshot }) => {
@@ -13,6 +14,7 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   const keep = async (way) => (json[way] = JSON.parse(await page.evaluate(value)));
   const item = (lane, number = 0) => page.locator(`.ltx2av-strip [data-lane=${lane}] article`).nth(number);
   const shown = await page.evaluate(items);
+  const address = await page.evaluate(addressOfWindows);
   await page.screenshot({ path: screenshot });
 
   await item("pictures").focus();
@@ -54,7 +56,7 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
   await page.evaluate(drop, ["large.mp4", "video/mp4"]); // which has no strip to lie on
   await page.waitForTimeout(100);
-  return { shown, json, places, sent, copied, hidden, inside, stays, told, broken: seen };
+  return { shown, address, json, places, sent, copied, hidden, inside, stays, told, broken: seen };
 });
 
 // A file that is dropped while ComfyUI takes none.
@@ -91,6 +93,10 @@ async function load([workflow, text]) {
 
 function value() {
   return app.graph.nodes[0].widgets.find(({ name }) => name === "timeline").value;
+}
+
+async function addressOfWindows() {
+  return (await import("/extensions/ltx2-av/files.js")).address("sub\\a.png");
 }
 
 function items() {
