@@ -401,7 +401,7 @@ class Strip {
   /** The first place from `at` on where none of `others` stands: of two prompts, or pictures, in one place one would be lost. */
   freePlace(others, at) {
     let place = this.snap(at);
-    const isTaken = (each) => Math.abs((each.at ?? 0) - place) < this.step / 2;
+    const isTaken = (each) => Math.abs((each.at ?? each.start ?? 0) - place) < this.step / 2;
     while (place < this.content.seconds && others.some(isTaken)) place = this.snap(place + this.step);
     return place;
   }

@@ -135,7 +135,7 @@ class HostNetwork:
         """Remember how to ``make`` its modules, called with the dtypes that stay as they are stored; ``name`` and
         ``origin``, the files, are for the log."""
         self.name, self.device, self.dtype = name, device, dtype
-        self._make, self._origin = make, origin
+        self._make, self.origin = make, origin
         self._modules: tuple[nn.Module, ...] = ()
         self.patcher = StorePatcher(LTX2Weights(), device, torch.device("cpu"))
         self._known.add(self)
@@ -157,7 +157,7 @@ class HostNetwork:
             weights.store = Store(network, self.device, link=link, arrival=arrival)
             dtype = str(self.dtype).removeprefix("torch.")
             size = weights.store.wanted_bytes / 1e6
-            host.log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._origin, dtype, self.device, size)
+            host.log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self.origin, dtype, self.device, size)
         return Prepared(self._modules, weights.store)
 
     @classmethod
@@ -189,6 +189,9 @@ class HostNetwork:
 
 class _OfOneNetwork:
     network: HostNetwork
+
+    def __str__(self) -> str:
+        return f"{self.network.name} ({self.network.origin})"
 
     @property
     def patcher(self) -> StorePatcher:
@@ -229,9 +232,8 @@ class LoadedUpscaler(_OfOneNetwork, ForOurNodes):
     """LATENT_UPSCALE_MODEL: an opened upscaler, and its network once it has been needed."""
 
     def __init__(self, file: UpscalerFile):
-        self.config = file.config
+        self.config, self._file = file.config, file
         self.dtype, self.device = host.dtype_for("vae", file.nbytes // 2), host.device_for("vae")
-        self._file = file
         make = partial(build_upscaler, file, self.dtype)
         self.network = HostNetwork("upscaler", self.device, self.dtype, lambda kept: [make(kept)], file.file.path.name)
 
@@ -285,7 +287,7 @@ class LoadedModel:
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
         self.precision = "auto" if self.format else precision
-        self._dtypes = {
+        self.dtypes = {
             name: dtype_of(precision, name) or host.dtype_for(role_of(name), source.parameters)
             for name, source in models.sources.items()
         }
@@ -293,6 +295,9 @@ class LoadedModel:
         self._folded: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}  # with LoRAs in them, of this value alone
         self._adapters: WeakKeyDictionary[nn.Module, tuple[LoraAdapter, ...]] = WeakKeyDictionary()
         self.conditions = ConditionCache()
+
+    def __str__(self) -> str:
+        return str(self.models)
 
     def with_loras(self, *loras: tuple[Lora, Strengths]) -> "LoadedModel":
         """Return the same files and networks with these LoRAs beside those that this one has."""
@@ -306,13 +311,9 @@ class LoadedModel:
         kind, others = host.device_for("transformer").type, ",".join(map(str, self.other_devices))
         return replace(self.how, device=kind, devices=others or None, precision=self.precision, format=self.format)
 
-    def dtype(self, component: str) -> torch.dtype:
-        """Return what a component computes in, in the precision that was chosen."""
-        return self._dtypes[component]
-
     def blueprint(self, gemma: LoadedGemma | None = None, wide: Collection[str] = ()) -> Blueprint:
         """Return the networks as shapes, those of ``gemma`` included; ``wide`` components compute in float32."""
-        dtypes = self._dtypes | dict.fromkeys(wide, torch.float32)
+        dtypes = self.dtypes | dict.fromkeys(wide, torch.float32)
         if gemma is not None:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
         tables = gemma is None or not arrival_on(gemma.network.device, gemma.dtype).in_place
@@ -330,7 +331,7 @@ class LoadedModel:
             loras: in place of those of the model, where they are folded into weights.
         """
         sources = [self.models.source(name) for name in key.components]
-        dtype = dtype or self.dtype(key.components[0])
+        dtype = dtype or self.dtypes[key.components[0]]
         folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.how.fold_loras)
         known = self._folded if folded else self._networks
         if (key.name, dtype, folded) not in known:
@@ -408,8 +409,7 @@ class HostEngine(PlannedEngine):
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
-        source = key.source
-        return source.device if isinstance(source, AnyUpscaler) else host.device_for(role_of(key.name))
+        return source.device if isinstance(source := key.source, AnyUpscaler) else host.device_for(role_of(key.name))
 
     def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
         """Return what a network computes in; the text projection does as the text encoder."""
@@ -419,7 +419,7 @@ class HostEngine(PlannedEngine):
             return torch.float32
         if self.gemma is not None and key in (TEXT_ENCODER, TEXT_FEATURES):
             return self.gemma.dtype
-        return self.model.dtype(key.components[0])
+        return self.model.dtypes[key.components[0]]
 
     def room_on(self, device: torch.device) -> Room:
         """Return what the host grants a stage of ``device``, at most what the limits say."""

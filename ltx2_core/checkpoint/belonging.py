@@ -39,6 +39,10 @@ class FollowsModel(ForOurNodes, Generic[Opened]):
         self._open_for = open_for
         self._known: tuple[Models, Opened] | None = None
 
+    def __str__(self) -> str:
+        """Return that it is not chosen yet."""
+        return "the one that goes with the model"
+
     def of(self, models: Models) -> Opened:
         """Return it, opened; MissingFileError if there is none that goes with ``models``."""
         if self._known is None or self._known[0] is not models:
@@ -69,10 +73,10 @@ def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
 
     Raises:
         SettingError: It belongs to another model.
-        CheckpointError: Its weights are in a format that cannot be read.
+        CheckpointError: Its weights are not what they have to be, or in a format that cannot be read.
     """
     check_training(files, models)
-    files.check_stored()
+    files.outline()  # which refuses what its header tells
     if "text_features" not in models.sources:
         return
     wanted, given = models.network("text_features").config, files.config

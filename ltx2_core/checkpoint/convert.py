@@ -106,6 +106,7 @@ def convert(
     _check_words(format, keep, target)
     check_new(target, source, overwrite)
     opened = _open(source)
+    _check_name(opened, target)
     gguf = format in WRITTEN and WRITTEN[format].file_end != SafetensorsTarget.end
     kind = GGUFTarget(opened.file, opened.encoder, format) if gguf else SafetensorsTarget(opened.file, opened.encoder)
     stored = _plan_tensors(opened, _words(opened, format, keep), kind)
@@ -124,7 +125,6 @@ def convert(
     layout = kind.layout(stored)
     with torch.no_grad():
         write_tensors(target, layout, pieces())
-    _check_name(opened, target)
     return Conversion(layers, sum(bool(each.word) for each in stored), (opened.file.nbytes, layout.size))
 
 
@@ -147,7 +147,7 @@ def _open(path: Path) -> _Source:
     file = files[0]
     if is_encoder_alone(file) and (found := find_kind(file.entries)) is not None:
         encoder = TextEncoderFiles(path, (file,), *found)
-        encoder.check_stored()
+        encoder.outline()  # which refuses what its header tells
         return _Source(file, encoder.names, encoder, False)
     models = Models([file])
     models.network("transformer")  # which refuses what its config does not fit

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import CheckpointError
 from ..text.duration import DurationHead, DurationHeadConfig
@@ -9,7 +10,7 @@ from .diffusers import stated_sections
 from .files import TensorFile
 from .keys.text import DURATION_HEAD
 from .loading import load_strict, shorten_list
-from .unfilled import unfilled
+from .unfilled import outline_network
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,34 @@ class DurationHeadFile:
 
     file: TensorFile
 
-    def build(self) -> DurationHead:
-        """Build the head on the CPU in float32. Raises CheckpointError if tensors are missing, unknown or misshapen."""
-        prefix, title = DURATION_HEAD.prefixes[0], f"The duration head {self.file.path.name}"
-        keys = self.file.official_names
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"The duration head {self.file.path.name}"
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Our name of every tensor, and the file's; CheckpointError if some are unknown."""
+        prefix, keys = DURATION_HEAD.prefixes[0], self.file.official_names
         if unknown := [key for key in keys if not DURATION_HEAD.knows(key, prefix)]:
-            raise CheckpointError(f"{title} has unknown tensors: {shorten_list(sorted(unknown))}; download it again.")
-        names = {str(DURATION_HEAD.ours(key, prefix)): keys[key] for key in keys}
-        shapes = {ours: self.file.shape(key) for ours, key in names.items()}
+            raise CheckpointError(
+                f"{self.title} has unknown tensors: {shorten_list(sorted(unknown))}; download it again."
+            )
+        return {str(DURATION_HEAD.ours(key, prefix)): keys[key] for key in keys}
+
+    def outline(self) -> DurationHead:
+        """Make the head without weights. Raises CheckpointError if the file will not fill it."""
+        shapes = {ours: self.file.shape(key) for ours, key in self.names.items()}
         sections = self.file.config or stated_sections(self.file)
         config = DurationHeadConfig.from_shapes(shapes, sections.get("duration_head") or {})
-        with unfilled():
-            head = DurationHead(config)
-        state = {ours: self.file.get(key).float() for ours, key in names.items()}
-        load_strict(head, state, title, DURATION_HEAD.official)
+        official = DURATION_HEAD.official
+        return outline_network(lambda: DurationHead(config), self.file, self.names, self.title, official)
+
+    def build(self) -> DurationHead:
+        """Build the head on the CPU in float32. Raises CheckpointError if its tensors are not what they have to be."""
+        head = self.outline()
+        state = {ours: self.file.get(key).float() for ours, key in self.names.items()}
+        load_strict(head, state, self.title, DURATION_HEAD.official)
         return head.requires_grad_(False).eval()
 
 

@@ -55,8 +55,8 @@ class ShardedFile(TensorFile):
             for key in shard.entries:
                 if (other := self._shard_of.setdefault(key, shard)) is not shard:
                     raise CheckpointError(
-                        f"Two of the files of {path.name} hold {key}: {other.path.name} and {shard.path.name}. Choose "
-                        "one of them alone, or download all of them from one place."
+                        f"Two of the files of {path.name} hold the tensor {key}: {other.path.name} and "
+                        f"{shard.path.name}. Choose one of them alone, or download all of them from one place."
                     )
         self.entries = {key: shard.entries[key] for key, shard in self._shard_of.items()}
 

@@ -10,7 +10,7 @@ from shutil import rmtree
 from typing import TypeVar
 
 from ..disk_cache import cache_folder, fingerprint
-from ..errors import CheckpointError, SettingError
+from ..errors import CheckpointError, SettingError, UnreadableFileError
 
 Opened = TypeVar("Opened")
 
@@ -41,6 +41,7 @@ def open_kept(
 
     Raises:
         SettingError: nothing may be kept on this machine.
+        UnreadableFileError: the file cannot be written.
     """
     cache = cache_folder()
     if cache is None:
@@ -59,7 +60,10 @@ def open_kept(
             with suppress(OSError):  # of a cache that may only be read
                 os.utime(folder)
             return found
-    make(path)
+    try:
+        make(path)
+    except UnreadableFileError as error:
+        raise UnreadableFileError(f"{error} LTX2_CACHE names another one for what is kept.") from error
     made = opened(path)
     with suppress(OSError):  # of what others remove just now
         _make_room(folder, limit_bytes)

@@ -40,8 +40,6 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
     official = partial(_official_or_ours, official)
     owners = _owners(network)
     wanted = {name: table[leaf] for name, (table, leaf) in owners.items()}
-    _refuse(title, "lacks", [official(name) for name in wanted.keys() - state.keys()])
-    _refuse(title, "has unknown", [official(name) for name in state.keys() - wanted.keys()])
     _check_shapes(wanted, {name: tuple(tensor.shape) for name, tensor in state.items()}, title, official)
     numbers = {name: tensor for name, tensor in state.items() if wanted[name].is_floating_point()}
     _check_weights(numbers, title, official)
@@ -80,29 +78,25 @@ def _assign(owners: Mapping[str, tuple[_Table, str]], state: Mapping[str, Tensor
             table[leaf] = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
 
-def check_complete(network: nn.Module, names: Collection[str], title: str, official: Callable[[str], str]) -> None:
-    """Raise CheckpointError if a tensor of ``network`` is not among ``names``, which are ours."""
-    _refuse(title, "lacks", [_official_or_ours(official, name) for name in _owners(network).keys() - set(names)])
-
-
 def check_shapes(
     network: nn.Module, shapes: Mapping[str, tuple[int, ...]], title: str, official: Callable[[str], str]
 ) -> None:
-    """Raise CheckpointError if a tensor of ``network`` has another shape than in ``shapes``, by our names."""
+    """Raise CheckpointError if ``shapes``, by our names, are not those of the tensors of ``network``."""
     wanted = {name: table[leaf] for name, (table, leaf) in _owners(network).items()}
-    _check_shapes(wanted, shapes, title, official)
+    _check_shapes(wanted, shapes, title, partial(_official_or_ours, official))
 
 
 def _check_shapes(
     wanted: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], title: str, official: Callable[[str], str]
 ) -> None:
-    wrong = {
-        name: f"{shapes[name]} and should be {tuple(value.shape)}"
+    _refuse(title, "lacks", [official(name) for name in wanted.keys() - shapes.keys()])
+    _refuse(title, "has unknown", [official(name) for name in shapes.keys() - wanted.keys()])
+    wrong = [
+        f"{official(name)} is {shapes[name]} and should be {tuple(value.shape)}"
         for name, value in wanted.items()
-        if shapes.get(name, tuple(value.shape)) != tuple(value.shape)
-    }
-    named = [f"{_official_or_ours(official, name)} is {how}" for name, how in wrong.items()]
-    _refuse(title, "has wrongly shaped", named)
+        if shapes[name] != tuple(value.shape)
+    ]
+    _refuse(title, "has wrongly shaped", wrong)
 
 
 def _refuse(title: str, verb: str, names: list[str]) -> None:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import CheckpointError, SettingError, counted, first_line
 from ..errors.foreign import Fields, shown
-from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
+from ..quantization import check_library, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant, is_claimed
 from .contents import LORA_FILE, LTX_PART, describe_contents
@@ -20,9 +20,9 @@ from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile, as_path, called, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
-from .loading import check_complete, check_shapes, shorten_list
+from .loading import shorten_list
 from .text_encoder import find_kind
-from .unfilled import uncollected, unfilled
+from .unfilled import outline_network, uncollected
 from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
@@ -115,6 +115,10 @@ class Models:
             )
         self._log_choice(left_out)
 
+    def __str__(self) -> str:
+        """Return what the model is, and its files."""
+        return f"{self.kind} ({self._file_names})"
+
     def _refuse_foreign(self, file: TensorFile) -> None:
         """CheckpointError for a file most of whose tensors belong to no component, and are not a text encoder's."""
         unknown = self.unknown(file)
@@ -182,11 +186,13 @@ class Models:
         self._refuse_unknown(source, title)
         file, config = _name(source.file) if source.file.config else self._file_names, self.config
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
-        try:
+
+        def make() -> ComponentNetwork:
             with named_errors(file):
-                check_stored(source.file.outlines(source.names.values()))
-                with unfilled():
-                    network = source.variant.build(config, shapes)
+                return source.variant.build(config, shapes)
+
+        try:
+            return outline_network(make, source.file, source.names, title, source.variant.official)
         except CheckpointError:
             raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
@@ -194,12 +200,6 @@ class Models:
                 f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({first_line(error)}); "
                 "take the original file, or restore its config."
             ) from error
-        check_complete(network, source.names, title, source.variant.official)
-        wanted = matrix_shapes(network)
-        found = {ours: source.file.shape(key, wanted.get(ours)) for ours, key in source.names.items()}
-        if odd := {name: shape for name, shape in found.items() if wanted.get(name) != shape}:  # buffers among them
-            check_shapes(network, odd, title, source.variant.official)
-        return network
 
     def _refuse_unknown(self, source: Source, title: str) -> None:
         """CheckpointError if the file has tensors under a component's prefix that no component knows."""
@@ -353,6 +353,8 @@ def is_encoder_alone(file: TensorFile) -> bool:
 def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...], DurationHeadFile | None]:
     """The files of the networks, and the duration head among them, which is none of the model's own."""
     heads = [file for file in files if is_duration_head(file.official_names)]
+    for other in heads[1:]:
+        _log.warning("%s is not used: of several duration heads %s counts.", _name(other), _name(heads[0]))
     rest = tuple(file for file in files if file not in heads)
     return rest or files, DurationHeadFile(heads[0]) if heads else None
 

@@ -16,7 +16,6 @@ from ..errors import CheckpointError, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..quantization import (
     check_library,
-    check_stored,
     install_quantized_layers,
     is_file_marker,
     join_companion,
@@ -33,7 +32,7 @@ from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
 from .keys.table import prefix_before
 from .loading import load_strict, shorten_list
-from .unfilled import unfilled
+from .unfilled import outline_network
 
 # Where a tokenizer may be, in order of preference: as a tensor among the weights, or as a file beside them.
 _SPIECE = "spiece_model"
@@ -166,10 +165,14 @@ class TextEncoderFiles:
                 f"{self.kind.title} in it alone, or give that a folder of its own."
             )
 
-    def check_stored(self) -> None:
-        """Raise CheckpointError, from headers alone, for weights in a format that cannot be read."""
-        with named_errors(self.path.name):
-            check_stored(self.whole.outlines(self.names.values()))
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"The text encoder {self.path.name}"
+
+    def outline(self) -> TextEncoder:
+        """Make the encoder without weights. Raises CheckpointError if the files will not fill it."""
+        return outline_network(lambda: self.config.build(), self.whole, self.names, self.title, self.kind.official)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -337,10 +340,9 @@ def build_text_encoder(
     Tensors that need no conversion, or are of a ``deferred`` dtype, stay memory-mapped, and quantised ones stay
     quantised. Raises CheckpointError if tensors are missing, unknown or of the wrong shape.
     """
-    with unfilled():
-        encoder = files.config.build()
+    encoder = files.outline()
     with named_errors(files.path.name):
         state = {ours: files.whole.get(key) for ours, key in files.names.items()}
         install_quantized_layers(encoder, state, dtype, deferred, files.names.__getitem__)
-    load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
+    load_strict(encoder, state, files.title, files.kind.official)
     return encoder

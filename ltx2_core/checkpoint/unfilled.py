@@ -1,13 +1,20 @@
 """Networks without weights: shapes on the meta device, which files fill or plans measure."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
+
+from ..quantization import check_stored, matrix_shapes, split_companion
+from .files import TensorFile, called, named_errors
+from .loading import check_shapes
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # What layers call for their first weights; on the meta device there are none, but every call would take its time.
 _DRAWS = {value for name, value in vars(init).items() if callable(value) and name.endswith("_") and name[0] != "_"}
@@ -46,3 +53,28 @@ def uncollected() -> Iterator[None]:
     finally:
         if waits:
             gc.enable()
+
+
+def outline_network(
+    make: Callable[[], Network], file: TensorFile, names: Mapping[str, str], title: str, official: Callable[[str], str]
+) -> Network:
+    """Make a network without weights, if the tensors of a file will fill it; its header alone is read.
+
+    Args:
+        make: Makes it.
+        file: Where its tensors lie.
+        names: Our name of each, and the file's.
+        title: Begins the sentence of an error, such as "The transformer in x.safetensors".
+        official: Gives the name of a tensor in the official file.
+
+    Raises:
+        CheckpointError: Tensors are missing, unknown, of the wrong shape, or in a format that cannot be read.
+    """
+    with named_errors(called(file.path)):
+        check_stored(file.outlines(names.values()))
+    with unfilled():
+        network = make()
+    wanted = matrix_shapes(network)
+    shapes = {ours: file.shape(key, wanted.get(ours)) for ours, key in names.items() if not split_companion(ours)[1]}
+    check_shapes(network, shapes, title, official)
+    return network

@@ -20,7 +20,7 @@ from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .loading import load_strict
 from .models import MINIATURE, Models
-from .unfilled import unfilled
+from .unfilled import outline_network, unfilled
 from .versions import VERSIONS
 
 BUILT_IN = MINIATURE / "upscaler-mini.safetensors"
@@ -50,20 +50,41 @@ class UpscalerFile:
             return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
 
     @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"The upscaler {self.file.path.name}"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its weights."""
         return self.file.nbytes
 
+    def outline(self) -> Upscaler:
+        """Make the network without weights. Raises CheckpointError if the file will not fill it."""
+        return outline_network(lambda: Upscaler(self.config), self.file, self.names, self.title, self.keys.official)
+
 
 def open_upscaler(path: str | Path) -> UpscalerFile:
-    """Look at an upscaler file; only the header is read. Raises MissingFileError or CheckpointError."""
+    """Look at an upscaler file; only the header is read.
+
+    Raises:
+        MissingFileError: There is none.
+        CheckpointError: It is something else, or not whole.
+    """
     file = TensorFile(path)
     if (keys := keys_of(file.entries)) is None:
         raise CheckpointError(
             f"{file.path.name} is not a latent upscaler of LTX-2: {tell_contents(file.entries, 'latent upscaler')}. "
             f"Choose one such as {_EXAMPLE}."
         )
-    return UpscalerFile(file, keys)
+    upscaler = UpscalerFile(file, keys)
+    upscaler.outline()  # which refuses what its header tells
+    if (channels := upscaler.config.in_channels) != UpscalerConfig.in_channels:
+        raise CheckpointError(
+            f"{file.path.name} enlarges latents of {channels} channels, and those of LTX-2 have "
+            f"{UpscalerConfig.in_channels}. Choose one such as {_EXAMPLE}."
+        )
+    return upscaler
 
 
 def keys_of(names: Collection[str]) -> Keys | None:
@@ -97,11 +118,10 @@ def build_upscaler(
     file: UpscalerFile, dtype: torch.dtype = torch.bfloat16, deferred: Collection[torch.dtype] = ()
 ) -> Upscaler:
     """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted, or later."""
-    with unfilled():
-        upscaler = Upscaler(file.config)
+    upscaler = file.outline()
     state = {ours: file.file.get(key) for ours, key in file.names.items()}
-    _install(upscaler, state, dtype, title := f"The upscaler {file.file.path.name}", deferred)
-    load_strict(upscaler, state, title, file.keys.official)
+    _install(upscaler, state, dtype, file.title, deferred)
+    load_strict(upscaler, state, file.title, file.keys.official)
     return upscaler.requires_grad_(False).eval()
 
 

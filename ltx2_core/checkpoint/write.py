@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..disk_cache import complete_file
 from ..errors import TargetExistsError, UnreadableFileError
-from ..errors.files import check_names, writing
+from ..errors.files import check_names, check_place, writing
 from .files import DTYPES
 from .folders import files_of
 from .gguf_header import MAGIC, TYPE_NUMBERS
@@ -120,12 +120,12 @@ def _field(value: Any) -> bytes:
 
 
 def check_new(target: Path, source: Path, overwrite: bool) -> None:
-    """Refuse, before any work is done, to write a file over another one.
+    """Refuse, before any work is done, to write a file over another one, or where nothing can be written.
 
     Raises:
         TargetExistsError: ``target`` is there and may not be overwritten, is ``source`` itself or one of its files, or
             would lie among them, as one more of the same.
-        SettingError, UnreadableFileError: No file can have that name.
+        SettingError, UnreadableFileError: No file can have that name, or be written there.
     """
     check_names(target)
     with writing(target):
@@ -141,6 +141,7 @@ def check_new(target: Path, source: Path, overwrite: bool) -> None:
             raise TargetExistsError(f"{target} is a folder; give the name of a new file.")
         if target.exists() and not overwrite:
             raise TargetExistsError(f"{target} exists already; choose another name, or replace it with --overwrite.")
+    check_place(target)
 
 
 def write_tensors(target: Path, layout: Layout, pieces: Iterable[Piece]) -> None:

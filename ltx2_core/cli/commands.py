@@ -14,16 +14,17 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
+from ..errors.files import check_place
 from ..lora import Lora, Report, compare
 from ..lora.report import compare_with_release
 from ..media import check_target
-from ..media.write import check_name, check_place
+from ..media.write import check_name
 from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.engines.gain import describe_gain
 from ..pipeline.engines.hardware import best_device, compute_dtype, current_machine, width_of
-from ..pipeline.engines.prepare import LoraLoad
+from ..pipeline.engines.prepare import RunLoad
 from ..pipeline.engines.processes import Launch
 from ..pipeline.finish import decode_take
 from ..pipeline.generate import check_decoders, completed, recipe_of, run_batch
@@ -187,7 +188,7 @@ def run_plan(options: argparse.Namespace) -> None:
     blueprint = blueprint.among(len(rooms))
     loras = open_loras(options.lora, blueprint.layers, lambda lora: _fit(lora, models, options.version))
     how, device = Resources(**given(options, Resources)), torch.device("cpu" if room.in_ram else "cuda")
-    load = LoraLoad(loras, device, blueprint, how)
+    load = RunLoad(loras, device, blueprint, how)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
 

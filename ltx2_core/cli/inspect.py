@@ -165,7 +165,7 @@ def _text_encoder(files: TextEncoderFiles) -> str:
         f"  text_encoder     {_summary(files)}",
     ]
     try:
-        files.check_stored()
+        files.outline()
     except CheckpointError as error:
         lines.append(f"  cannot be read   {error}")
     return "\n".join([*lines, f"  needs: a checkpoint; {files.kind.needed}"])

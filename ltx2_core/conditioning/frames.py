@@ -11,6 +11,20 @@ from ..errors import SettingError, counted
 from .state import State, tokens
 
 
+def place_in(frame: int, frames: int) -> int:
+    """Return where a clip of ``frames`` shows a picture, from 0 on; ``frame`` counts from the end where it is negative.
+
+    Raises SettingError for a frame outside the clip.
+    """
+    place = geometry.frame_number(frame, frames)
+    if not 0 <= place < frames:
+        raise SettingError(
+            f"A picture is given at frame {frame}, but the clip has {counted(frames, 'frame')}: choose one from "
+            f"{-frames} to {frames - 1}."
+        )
+    return place
+
+
 @dataclass(frozen=True, eq=False)
 class Keyframe:
     """A picture, or a short video, that the clip shows at a frame: the first, the last (-1) or any other.
@@ -31,13 +45,7 @@ class Keyframe:
     def __call__(self, state: State) -> State:
         """Apply it to ``state``. Raises SettingError for a frame outside the clip or a picture of another size."""
         channels, length, *size = state.shape
-        frames = geometry.pixel_frames(length)
-        frame = geometry.frame_number(self.frame, frames)
-        if not 0 <= frame < frames:
-            raise SettingError(
-                f"A picture is given at frame {self.frame}, but the clip has {counted(frames, 'frame')}: choose one "
-                f"from {-frames} to {frames - 1}."
-            )
+        frame = place_in(self.frame, geometry.pixel_frames(length))
         if [self.latent.shape[1], *self.latent.shape[3:]] != [channels, *size]:
             raise SettingError(
                 f"A picture is encoded to (C, H, W) = {(self.latent.shape[1], *self.latent.shape[3:])}, the clip has "

@@ -12,7 +12,7 @@ from ..fields import Checked, Instead, Number, Switch, Whole, Words, plain_numbe
 from ..geometry import ClipShape, floor_frames, frame_number, segment_length
 from ..media import compress
 from ..media.light import Space
-from .frames import Keyframe
+from .frames import Keyframe, place_in
 from .preprocess import fit, fit_light
 from .slots import KeyframeSlots
 from .sources import Encoders
@@ -77,14 +77,12 @@ class Picture(Checked):
         yield Keyframe(latent, self.frame, self.strength, self.append, encoded_alone=True)
 
     def place(self, frames: int) -> int:
-        """Return where a clip of ``frames`` frames shows it, counted from its first frame."""
-        return frame_number(self.frame, frames)
+        """Return where a clip of ``frames`` frames shows it, from 0 on; SettingError for a frame outside the clip."""
+        return place_in(self.frame, frames)
 
     def shown(self, frames: int) -> int:
         """Return how many of its pictures a clip of ``frames`` frames shows."""
-        first = self.place(frames)
-        room = frames - first if 0 <= first < frames else len(self.image)
-        return floor_frames(min(len(self.image), room))
+        return floor_frames(min(len(self.image), frames - self.place(frames)))
 
     def _compressed(self, images: Tensor, trained: int) -> Tensor:
         crf = trained if self.compression is None or self.compression < 0 else self.compression

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from . import LTX2Error, SettingError, UnreadableFileError
 
@@ -57,6 +58,26 @@ def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
             "take long paths: choose a shorter name or folder."
         )
     return UnreadableFileError(f"{path} cannot be written: {reason}. {way_out}")
+
+
+def check_place(path: Path) -> None:
+    """Raise UnreadableFileError if nothing can be written at ``path``, a folder if it has no suffix.
+
+    An empty file is made there and removed again: what a system says of rights is not all that it asks for.
+    """
+    place = next((each for each in path.absolute().parents if each.exists()), None)
+    refused = 0
+    if path.exists() and path.is_dir() != (not path.suffix):
+        refused = errno.EISDIR if path.is_dir() else errno.EEXIST
+    elif place is None:  # on a drive that is not there
+        refused = errno.ENOENT
+    elif not place.is_dir():
+        refused = errno.ENOTDIR
+    if refused or place is None:
+        raise not_written(path, OSError(refused, os.strerror(refused)))
+    with writing(path):
+        (empty := place / named_beside(path, f".{path.stem}", f".{uuid4().hex[:8]}").name).touch(exist_ok=False)
+        empty.unlink()
 
 
 def not_read(path: str | Path, error: OSError) -> UnreadableFileError:

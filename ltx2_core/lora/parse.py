@@ -351,7 +351,7 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
     unknown = {key for key in file.entries if not _is_note(key)}
     is_lora = False
-    for layer, keys in _layers(file.entries).items():
+    for layer, keys in _layers(file).items():
         for form, parts, ends in _deltas_of(keys, {part: file.shape(key) for part, key in keys.items()}):
             is_lora = True
             if ".weight" in ends:
@@ -364,12 +364,16 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
     return Lora(file, deltas, tuple(sorted(unknown))) if is_lora else None
 
 
-def _layers(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+def _layers(file: TensorFile) -> dict[str, dict[str, str]]:
     """The layers that are changed, by their names in the file, and for each its parts and their keys."""
     layers: dict[str, dict[str, str]] = defaultdict(dict)
-    for key in keys:
-        if len(key) <= _LONGEST_NAME and (found := _PART.fullmatch(key)):
-            layers[found[1]][str(found.lastgroup)] = key
+    found = ((key, _PART.fullmatch(key)) for key in file.entries if len(key) <= _LONGEST_NAME)
+    for key, part in found:
+        if part and (other := layers[part[1]].setdefault(str(part.lastgroup), key)) != key:
+            raise CheckpointError(
+                f"{file.path.name} holds several adapters: {other} and {key} are of one layer, and nothing says which "
+                "of them is meant. Save each in a file of its own."
+            )
     return layers
 
 

@@ -1,4 +1,4 @@
-"""Whether a file ends before it says: RIFF, RF64 (WAV, AVI), AIFF, Matroska (MKV, WebM) and MP3 say their length."""
+"""Whether a file ends before it should: most kinds say their length, others how they end."""
 
 import os
 import re
@@ -9,18 +9,21 @@ _RIFF_UNKNOWN = 0x7FFF0000  # and more stands where the end was not known yet
 # A frame of MPEG audio, which holds how many frames there are and how many bytes.
 _XING = re.compile(rb"\xff[\xe0-\xff].{2,40}(?:Xing|Info)...[\x03\x07\x0b\x0f].{4}(.{4})", re.DOTALL)
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+_BOX = re.compile(rb"....(?:ftyp|moov|mdat|moof|mfra|sidx|styp|free|skip|wide|uuid|meta|pnot)", re.DOTALL)
+_LONGEST_PAGE = 2**16  # bytes of Ogg, nearly
 
 
 def is_cut_off(file: BinaryIO) -> bool:
     """Return whether bytes are missing at the end of a file, by its own words; it is at its beginning again."""
+    there = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head = file.read(128)
+    head = file.read(256)
     tags = _tags(head)
     file.seek(tags)
     said = _said(head) or tags + _said_of_mp3(file.read(512))
-    there = file.seek(0, os.SEEK_END)
+    is_open = _end_of_boxes(file, head) > there or _lacks_end(file, head, there)
     file.seek(0)
-    return said > there + ROUNDING
+    return is_open or said > there + ROUNDING
 
 
 def _said(head: bytes) -> int:
@@ -38,6 +41,41 @@ def _said(head: bytes) -> int:
         return 0
     size, place = _number(head, place + 4)
     return size + place
+
+
+def _end_of_boxes(file: BinaryIO, head: bytes) -> int:
+    """Where the last box of MP4 or MOV ends; 0 for other files."""
+    end = 0
+    while _BOX.match(head):
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if size < 8:  # 0 for all that follows
+            return end
+        end += size
+        file.seek(end)
+        head = file.read(16)
+    return end
+
+
+def _lacks_end(file: BinaryIO, head: bytes, there: int) -> bool:
+    """Whether a file of a kind that says how it ends, but not how long it is, does not end so."""
+    if head[:3] == b"GIF":
+        return not _last(file, there, 16).rstrip(b"\0").endswith(b";")
+    if head[:3] == b"FLV":  # behind each part is how long it was
+        part = int.from_bytes(_last(file, there, 4), "big")
+        return part > 0 and int.from_bytes(_last(file, there, part + 4)[1:4], "big") + 11 != part
+    if head[:4] == b"OggS":
+        page = _last(file, there, _LONGEST_PAGE).rpartition(b"OggS")[2]
+        return len(page) < 23 or not page[1] & 4 or len(page) < 23 + page[22] + sum(page[23 : 23 + page[22]])
+    packet = 188 if head[::188] == b"GG" else 192 if head[4::192] == b"GG" else 1  # of MPEG-TS
+    return there % packet > 0
+
+
+def _last(file: BinaryIO, there: int, count: int) -> bytes:
+    """The last ``count`` bytes of a file, at most all."""
+    file.seek(max(0, there - count))
+    return file.read(count)
 
 
 def _tags(head: bytes) -> int:

@@ -113,7 +113,7 @@ def read_video(
     exactly this one. Pictures are turned and widened as the file says, all as large as the first, and coloured by the
     matrix and range that it names, else BT.601. Wide gamuts (BT.2020, Display P3) are converted to BT.709, and HDR (PQ,
     HLG) is tone-mapped to SDR, which the log says. Transparency is not read. A file whose end is missing is read as far
-    as it goes, if its kind allows that (MKV, WebM, AVI), which the log says, too.
+    as it goes, if its kind allows that (MKV, WebM, AVI, FLV, TS, GIF), which the log says, too.
 
     Args:
         source: A path or an open file.
@@ -183,7 +183,7 @@ def read_audio(
     """Read sound (2, N) in -1..1, in chunks.
 
     One channel is heard on both sides; more than two are mixed down as by ``mix_down``. Pauses in the times of the file
-    become silence. A file whose end is missing is read as by ``read_video``; so is WAV.
+    become silence. A file whose end is missing is read as by ``read_video``; so are WAV, AIFF, MP3 and Ogg.
 
     Args:
         source: A path or an open file.
@@ -227,9 +227,7 @@ def _opened(source: Source, *, tell: bool = False) -> Iterator[InputContainer]:
     try:
         with open_source(source) as file:
             if tell and is_cut_off(file):
-                _log.warning(
-                    "%s is cut off, by the length that it says: only what is there can be read.", name_of(source)
-                )
+                _log.warning("%s is cut off: only what is there can be read.", name_of(source))
             with av.open(file, "r", options=READ_ALONE) as container:
                 yield container
     except LTX2Error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -23,7 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
-from ..errors.files import check_names, named_beside, not_written, remove_unfinished, replace_file, writing
+from ..errors.files import (
+    check_names,
+    check_place,
+    named_beside,
+    not_written,
+    remove_unfinished,
+    replace_file,
+    writing,
+)
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -203,26 +210,6 @@ def check_name(path: str | os.PathLike) -> Path:
             f"{path.name[:50]} is no name that can be written ({reason}): choose another one."
         ) from error
     return path
-
-
-def check_place(path: Path) -> None:
-    """Raise UnreadableFileError if nothing can be written at ``path``, a folder if it has no suffix.
-
-    An empty file is made there and removed again: what a system says of rights is not all that it asks for.
-    """
-    place = next((each for each in path.absolute().parents if each.exists()), None)
-    refused = 0
-    if path.exists() and path.is_dir() != (not path.suffix):
-        refused = errno.EISDIR if path.is_dir() else errno.EEXIST
-    elif place is None:  # on a drive that is not there
-        refused = errno.ENOENT
-    elif not place.is_dir():
-        refused = errno.ENOTDIR
-    if refused or place is None:
-        raise not_written(path, OSError(refused, os.strerror(refused)))
-    with writing(path):
-        (empty := place / _beside(path, uuid4().hex[:8]).name).touch(exist_ok=False)
-        empty.unlink()
 
 
 def check_not_given(target: Path, files: Iterable[str | os.PathLike]) -> None:

@@ -92,10 +92,14 @@ class ReadPrompts(Stage):
         return StageNeed(self.name, blueprint.weights("text_encoder"), reading, visible)
 
     def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:
-        """Return the hidden states of all layers for every prompt. Raises SettingError for one that is too long."""
-        prompts = [readable_prompt(prompt) for prompt in prompts]
+        """Return the hidden states of all layers for every prompt.
+
+        Raises SettingError for one that is too long, and LTX2Error for a tokenizer that cannot be read, before the
+        encoder is brought.
+        """
+        prompts, tokenizer = [readable_prompt(prompt) for prompt in prompts], engine.tokenizer
         with engine.use(self) as networks:
-            return compute_hidden_states(networks[TEXT_ENCODER], engine.tokenizer, prompts)
+            return compute_hidden_states(networks[TEXT_ENCODER], tokenizer, prompts)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ class Plan:
     notes: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """Return it in a line for each stage."""
+        return self.summary()
+
     @property
     def machine(self) -> Machine:
         """Whose rates were taken."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..checkpoint import Models
 from ..memory.placement import StageNeed
 from ..settings import CompleteRequest
-from ..text import Features, compute_hidden_states, extract_features
+from ..text import Features, Tokenizer, compute_hidden_states, extract_features
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
 from .engine import Engine
 from .engines.local import LocalEngine
@@ -42,17 +42,18 @@ class ReadInTurn(Stage):
     def run(self, engine: Engine, prompts: Iterable[str]) -> list[Features]:
         """Return the features of every prompt, on the CPU. Raises SettingError for one that is too long."""
         prompts, found = [readable_prompt(each) for each in prompts], []
+        tokenizer = engine.tokenizer  # which may be missing: that is told before the encoder is brought
         with engine.use(self) as networks:
             for number, prompt in enumerate(prompts, 1):
-                found.append(self._features(engine, networks, prompt))
+                found.append(self._features(tokenizer, networks, prompt))
                 engine.events.on_progress(self.name, number, len(prompts))
                 engine.events.check()
         return found
 
     @staticmethod
-    def _features(engine: Engine, networks: Networks, prompt: str) -> Features:
+    def _features(tokenizer: Tokenizer, networks: Networks, prompt: str) -> Features:
         """Read and project a prompt; its hidden states are given up before the next one is read."""
-        states = compute_hidden_states(networks[TEXT_ENCODER], engine.tokenizer, [prompt])
+        states = compute_hidden_states(networks[TEXT_ENCODER], tokenizer, [prompt])
         (features,) = extract_features(networks[TEXT_FEATURES], states)
         return Features(features.video.cpu(), features.audio.cpu())
 

@@ -102,12 +102,12 @@ class Windowing(Checked):
 
     window: Annotated[
         int,
-        Whole(17, 2881, 8),
+        Whole(17, 2881, 8, unit="frames"),
         "Frames that are made at once, 8 k + 1: as many as the model does well and the card has room for.",
     ] = 121
     overlap: Annotated[
         int,
-        Whole(8, 512, 8),
+        Whole(8, 512, 8, unit="frames"),
         "Frames that a window sees of the one before it; what both make is faded over. More keep motion and voices "
         "going, and take longer.",
     ] = 24

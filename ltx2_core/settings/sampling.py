@@ -137,8 +137,8 @@ class SamplingSettings(Checked):
         """Raise SettingError if steps may be left out of a schedule of so few ``steps``."""
         if self.step_cache and steps < LEAST_CACHED_STEPS:
             raise SettingError(
-                f"step_cache is {self.step_cache:g}, but the schedule has {counted(steps, 'step')}, which differ too "
-                f"much for any of them to be left out: set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a "
+                f"step_cache is {self.step_cache:g}, but the schedule has {counted(steps, 'step')}: with so few, "
+                f"each changes too much to be left out. Set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a "
                 "dev model."
             )
 

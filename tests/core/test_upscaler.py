@@ -180,6 +180,10 @@ def test_other_files_are_refused(tmp_path):
     refused("lacks tensors: final_conv.bias", {key: tensors[key] for key in tensors if key != "final_conv.bias"})
     refused("other.safetensors: .* 2 dims; .* 3", tensors, dims=2)
     refused("enlarges space by 1 and time by 1; choose", tensors, spatial_upsample=False)
+    narrow = {key: value[:, :16] if key == "initial_conv.weight" else value for key, value in tensors.items()}
+    narrow |= {key: value[:16] for key, value in tensors.items() if key.startswith("final_conv")}
+    narrow = {key: value.contiguous() for key, value in narrow.items()}
+    refused("enlarges latents of 16 channels, and those of LTX-2 have 128", narrow, **SMALL | {"in_channels": 16})
     refused("enlarges space by 2.5", tensors, rational_resampler=True, spatial_scale=2.5)
     refused("has wrongly shaped tensors: final_conv.weight", tensors, mid_channels=64, num_blocks_per_stage=1)
 

@@ -3,12 +3,15 @@
 import json
 
 import pytest
+import torch
 from diffusers_parts import folder_of_2_5, write_folder
 from pack.clip import Clip, pictures_in, saved
 from pack.links import FILES
 from pack.workflow import SHIPPED, add, change, node, to_prompt
+from safetensors.torch import load_file, save_file
 
 from ltx2_core import tiny
+from ltx2_core.checkpoint import TensorFile
 
 pytestmark = pytest.mark.comfy
 
@@ -117,6 +120,35 @@ def test_the_kind_that_is_chosen_decides_the_recipe(client, prompt, kind, least,
     run = client.run(graph)
     assert run.end == "execution_success", run.error
     assert least <= str(run.outputs["shown"]).count(",") <= most
+
+
+def test_a_surplus_block_is_told_before_the_prompt_is_read(server, client, prompt):
+    checkpoints = server.base / "models" / "checkpoints"
+    whole = checkpoints / "ltx-2.3-tiny.safetensors"
+    more = "model.diffusion_model.transformer_blocks.77.attn1.to_q.bias"
+    tensors = load_file(whole) | {more: torch.zeros(4)}
+    save_file(tensors, checkpoints / "surplus.safetensors", TensorFile(whole).metadata)
+    change(
+        prompt, LTX2AVLoadModel={"checkpoint": "surplus.safetensors"}, LTX2AVLoadGemma={"text_encoder": "gemma-tiny"}
+    )
+    run = client.run(prompt)
+    assert more in run.error and not any("read" in text for _, text in run.texts), run.texts
+
+
+def test_what_loaders_give_says_what_it_is(client, prompt):
+    """To a core node that shows anything, which showed the address of an object."""
+    model, gemma, latent = (node(prompt, f"LTX2AV{kind}") for kind in ("LoadModel", "LoadGemma", "EmptyLatent"))
+    limits = {"max_vram": 0.0, "max_ram": 0.0, "model": [model, 0], "latent": [latent, 0]}
+    loaders = {"LTX2AVLoadUpscaler": {"upscaler": "as the model"}, "LTX2AVPlan": limits}
+    graph = {name: prompt[name] for name in (model, gemma, latent)}
+    graph |= {kind: {"class_type": kind, "inputs": inputs} for kind, inputs in loaders.items()}
+    shown = {f"shown {name}": {"class_type": "PreviewAny", "inputs": {"source": [name, 0]}} for name in graph}
+    run = client.run(graph | shown)
+    assert run.end == "execution_success", run.error
+    said = {name: str(run.outputs[f"shown {name}"]["text"]) for name in graph}
+    assert "LTX-2.0 miniature (ltx2-mini.safetensors)" in said[model] and "gemma-mini" in said[gemma]
+    assert "goes with the model" in said["LTX2AVLoadUpscaler"] and "sampling: " in said["LTX2AVPlan"]
+    assert "0x" not in "".join(said.values())
 
 
 def test_several_devices_share_the_steps_and_the_first_is_that_of_comfyui(server, client, prompt):

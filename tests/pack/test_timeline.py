@@ -50,6 +50,7 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
     assert ways["length"]["seconds"] == 4
     assert ways["written"]["prompts"][1] == {"text": "then a dog", "at": pytest.approx(1 / 3, abs=1e-3)}
     assert ways["added"]["retakes"][0]["start"] > moved["start"], "a drag that ends what is written is lost"
+    assert ways["retaken"]["retakes"][1]["start"] == 0, "another retake, which begins later, is no obstacle at 0"
     assert seen["stays"] and ways["told"]["prompts"][0]["text"] == "a red ball!"
     assert "413" in seen["told"][0] and "no picture, sound or video" in seen["told"][1]
     assert json.loads(seen["sent"]["1"]["inputs"]["timeline"]) == ways["told"] == json.loads(seen["copied"])

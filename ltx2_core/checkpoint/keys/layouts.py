@@ -10,7 +10,7 @@ from functools import lru_cache, reduce
 
 from ...quantization import join_companion, split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
-from .table import Keys, prefix_before, same, under
+from .table import WEIGHTS, Keys, prefix_before, under
 from .text import AUDIO_CONNECTOR, DURATION_HEAD, TEXT_FEATURES, VIDEO_CONNECTOR
 from .transformer import TRANSFORMER
 from .video_vae import DIFFUSION_DECODER, VIDEO_DECODER, VIDEO_ENCODER
@@ -71,11 +71,10 @@ _LATENTS = {
 _MOST_LEVELS = 8  # of a video VAE
 _LEVEL = re.compile(r"(?:.*\.)?encoder\.down_blocks\.(\d+)\.")
 _PROJECTED = re.compile(r"(?:.*\.)?decoder\.up_blocks\.(\d)\.conv_in\.")
-_LAYER = same(["weight", "bias"])
-_RESAMPLING = under("conv.conv", "conv.conv", _LAYER)
+_RESAMPLING = under("conv.conv", "conv.conv", WEIGHTS)
 _RESIDUALS = {
-    **under("resnets.{}.conv1.conv", "res_blocks.{}.conv1.conv", _LAYER),
-    **under("resnets.{}.conv2.conv", "res_blocks.{}.conv2.conv", _LAYER),
+    **under("resnets.{}.conv1.conv", "res_blocks.{}.conv1.conv", WEIGHTS),
+    **under("resnets.{}.conv2.conv", "res_blocks.{}.conv2.conv", WEIGHTS),
 }
 
 # Stands before a module that PyTorch has compiled, shared or wrapped: before a network, or each of its blocks.
@@ -133,7 +132,7 @@ def _diffusers_video_vae(encoder_levels: int, projected: frozenset[int]) -> Layo
     rows = under("", "vae", _LATENTS)
     for half in ("encoder", "decoder"):
         for layer in ("conv_in.conv", "conv_out.conv"):
-            rows |= under(f"{half}.{layer}", f"vae.{half}.{layer}", _LAYER)
+            rows |= under(f"{half}.{layer}", f"vae.{half}.{layer}", WEIGHTS)
     rows |= under("encoder.mid_block", f"vae.encoder.down_blocks.{2 * encoder_levels}", _RESIDUALS)
     rows |= under("decoder.mid_block", "vae.decoder.up_blocks.0", _RESIDUALS)
     block = 1  # of the official decoder
@@ -143,7 +142,7 @@ def _diffusers_video_vae(encoder_levels: int, projected: frozenset[int]) -> Layo
         rows |= under(f"{down}.downsamplers.0", f"vae.encoder.down_blocks.{2 * level + 1}", _RESAMPLING)
         if level in projected:
             for layer in ("conv1.conv", "conv2.conv", "norm3", "conv_shortcut"):
-                rows |= under(f"{up}.conv_in.{layer}", f"vae.decoder.up_blocks.{block}.{layer}", _LAYER)
+                rows |= under(f"{up}.conv_in.{layer}", f"vae.decoder.up_blocks.{block}.{layer}", WEIGHTS)
             block += 1
         rows |= under(f"{up}.upsamplers.0", f"vae.decoder.up_blocks.{block}", _RESAMPLING)
         rows |= under(up, f"vae.decoder.up_blocks.{block + 1}", _RESIDUALS)

@@ -85,6 +85,9 @@ def same(names: Iterable[str]) -> dict[str, str | None]:
     return {name: name for name in names}
 
 
+WEIGHTS = same(["weight", "bias"])  # of most layers
+
+
 _UNKNOWN = ""  # instead of a name
 _NUMBER = re.compile(r"(?<=\.)(?:\d+|\{\})(?=\.)")
 

@@ -1,7 +1,7 @@
 """Names of the tensors between Gemma and the transformer (see ../README.md, "Keys")."""
 
-from .table import Keys, under
-from .transformer import ATTENTION, FEED_FORWARD, LINEAR
+from .table import WEIGHTS, Keys, under
+from .transformer import ATTENTION, FEED_FORWARD
 
 CONNECTOR = {
     "learnable_registers": "registers",
@@ -12,8 +12,8 @@ CONNECTOR = {
 TEXT_FEATURES = Keys(
     {
         "text_embedding_projection.aggregate_embed.weight": "both.weight",
-        **under("text_embedding_projection.video_aggregate_embed", "video", LINEAR),
-        **under("text_embedding_projection.audio_aggregate_embed", "audio", LINEAR),
+        **under("text_embedding_projection.video_aggregate_embed", "video", WEIGHTS),
+        **under("text_embedding_projection.audio_aggregate_embed", "audio", WEIGHTS),
     }
 )
 
@@ -22,16 +22,16 @@ AUDIO_CONNECTOR = Keys(under("audio_embeddings_connector", "", CONNECTOR), prefi
 
 DURATION_HEAD = Keys(
     {
-        **under("video_input_proj", "project_video", LINEAR),
-        **under("audio_input_proj", "project_audio", LINEAR),
+        **under("video_input_proj", "project_video", WEIGHTS),
+        **under("audio_input_proj", "project_audio", WEIGHTS),
         "video_modality_emb": "video_mark",
         "audio_modality_emb": "audio_mark",
         "attention_pooler.query_tokens": "query",
         "attention_pooler.cross_attn.in_proj_weight": "query_key_value.weight",
         "attention_pooler.cross_attn.in_proj_bias": "query_key_value.bias",
-        **under("attention_pooler.cross_attn.out_proj", "project_out", LINEAR),
-        **under("mlp_hidden", "hidden", LINEAR),
-        **under("mlp_out", "out", LINEAR),
+        **under("attention_pooler.cross_attn.out_proj", "project_out", WEIGHTS),
+        **under("mlp_hidden", "hidden", WEIGHTS),
+        **under("mlp_out", "out", WEIGHTS),
     },
     prefixes=("duration_head.",),
 )

@@ -1,33 +1,31 @@
 """Names of the transformer's tensors (see ../README.md, "Keys")."""
 
-from .table import Keys, under
-
-LINEAR = {"weight": "weight", "bias": "bias"}
+from .table import WEIGHTS, Keys, under
 
 ATTENTION = {
-    **under("to_q", "q", LINEAR),
-    **under("to_k", "k", LINEAR),
-    **under("to_v", "v", LINEAR),
-    **under("to_out.0", "out", LINEAR),
-    **under("to_gate_logits", "gate", LINEAR),
+    **under("to_q", "q", WEIGHTS),
+    **under("to_k", "k", WEIGHTS),
+    **under("to_v", "v", WEIGHTS),
+    **under("to_out.0", "out", WEIGHTS),
+    **under("to_gate_logits", "gate", WEIGHTS),
     "q_norm.weight": "q_norm.weight",
     "k_norm.weight": "k_norm.weight",
 }
 
 FEED_FORWARD = {
-    **under("net.0.proj", "up", LINEAR),
-    **under("net.2", "down", LINEAR),
+    **under("net.0.proj", "up", WEIGHTS),
+    **under("net.2", "down", WEIGHTS),
 }
 
 ADALN = {
-    **under("emb.timestep_embedder.linear_1", "embed_in", LINEAR),
-    **under("emb.timestep_embedder.linear_2", "embed_out", LINEAR),
-    **under("linear", "project", LINEAR),
+    **under("emb.timestep_embedder.linear_1", "embed_in", WEIGHTS),
+    **under("emb.timestep_embedder.linear_2", "embed_out", WEIGHTS),
+    **under("linear", "project", WEIGHTS),
 }
 
 CAPTION = {
-    **under("linear_1", "up", LINEAR),
-    **under("linear_2", "out", LINEAR),
+    **under("linear_1", "up", WEIGHTS),
+    **under("linear_2", "out", WEIGHTS),
 }
 
 BLOCK = {
@@ -50,7 +48,7 @@ BLOCK = {
 TRANSFORMER = Keys(
     prefixes=("model.diffusion_model.",),
     rows={
-        **under("patchify_proj", "video.project_in", LINEAR),
+        **under("patchify_proj", "video.project_in", WEIGHTS),
         "keyframes_abs_pos_embedding": "video.keyframe_mark",
         **under("adaln_single", "video.modulate", ADALN),
         **under("prompt_adaln_single", "video.modulate_text", ADALN),
@@ -58,15 +56,15 @@ TRANSFORMER = Keys(
         **under("av_ca_a2v_gate_adaln_single", "video.gate_cross", ADALN),
         **under("caption_projection", "video.caption", CAPTION),
         "scale_shift_table": "video.modulation",
-        **under("proj_out", "video.project_out", LINEAR),
-        **under("audio_patchify_proj", "audio.project_in", LINEAR),
+        **under("proj_out", "video.project_out", WEIGHTS),
+        **under("audio_patchify_proj", "audio.project_in", WEIGHTS),
         **under("audio_adaln_single", "audio.modulate", ADALN),
         **under("audio_prompt_adaln_single", "audio.modulate_text", ADALN),
         **under("av_ca_audio_scale_shift_adaln_single", "audio.modulate_cross", ADALN),
         **under("av_ca_v2a_gate_adaln_single", "audio.gate_cross", ADALN),
         **under("audio_caption_projection", "audio.caption", CAPTION),
         "audio_scale_shift_table": "audio.modulation",
-        **under("audio_proj_out", "audio.project_out", LINEAR),
+        **under("audio_proj_out", "audio.project_out", WEIGHTS),
         **under("transformer_blocks.{}", "blocks.{}", BLOCK),
     },
 )

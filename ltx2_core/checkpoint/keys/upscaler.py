@@ -1,8 +1,7 @@
 """The names of an upscaler's tensors (see ../README.md, "Upscalers"); its files have no prefix."""
 
-from .table import Keys, same, under
+from .table import WEIGHTS, Keys, under
 
-WEIGHTS = same(["weight", "bias"])
 RESIDUAL = {
     name: name for name in (f"{layer}.{leaf}" for layer in ("conv1", "norm1", "conv2", "norm2") for leaf in WEIGHTS)
 }

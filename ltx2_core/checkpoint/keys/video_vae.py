@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from itertools import product
 
-from .table import Keys, same, under
+from .table import WEIGHTS, Keys, same, under
 
-WEIGHTS = same(["weight", "bias"])
 STATISTICS = {
     **under("per_channel_statistics", "statistics", {"mean-of-means": "mean", "std-of-means": "std"}),
     # Of training; some files carry them.

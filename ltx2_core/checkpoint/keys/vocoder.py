@@ -1,15 +1,13 @@
 """The vocoders: that of 2.0 lies directly under the prefix, since 2.3 there are two and a mel front end."""
 
-from .table import Keys, same, under
-
-LAYER = same(["weight", "bias"])
+from .table import WEIGHTS, Keys, under
 
 CONVOLUTIONS = {
-    **under("conv_pre", "conv_pre", LAYER),
-    **under("ups.{}", "ups.{}", LAYER),
-    **under("resblocks.{}.convs1.{}", "blocks.{}.convs1.{}", LAYER),
-    **under("resblocks.{}.convs2.{}", "blocks.{}.convs2.{}", LAYER),
-    **under("conv_post", "conv_post", LAYER),
+    **under("conv_pre", "conv_pre", WEIGHTS),
+    **under("ups.{}", "ups.{}", WEIGHTS),
+    **under("resblocks.{}.convs1.{}", "blocks.{}.convs1.{}", WEIGHTS),
+    **under("resblocks.{}.convs2.{}", "blocks.{}.convs2.{}", WEIGHTS),
+    **under("conv_post", "conv_post", WEIGHTS),
 }
 
 SNAKE = {

@@ -26,7 +26,7 @@ from ..stage import TRANSFORMER, NetworkKey, Networks, Stage, StageT, need_of
 from .devices import make_twins, shared_by
 from .pace import Pace
 from .prefetch import reading_ahead
-from .prepare import LoraLoad, Prepared, ready
+from .prepare import Prepared, RunLoad, ready
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ class PlannedEngine(Engine, ABC):
         return set()
 
     @property
-    def load(self) -> LoraLoad:
+    def load(self) -> RunLoad:
         """What the LoRAs add to the needs of stages."""
-        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.resources)
+        return RunLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.resources)
 
     @abstractmethod
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> AbstractContextManager[Networks]:

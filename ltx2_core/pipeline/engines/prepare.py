@@ -140,8 +140,8 @@ _NOT_COMPILING = "nothing is compiled (--torch-compile), since there is nothing 
 
 
 @dataclass(frozen=True)
-class LoraLoad(Load):
-    """What LoRAs add to the needs of stages; known without building a network.
+class RunLoad(Load):
+    """What LoRAs, compiling and CUDA graphs add to the needs of stages; known without building a network.
 
     What they bring travels with the units that they change. What layers compute beside their weights is counted in
     proportion to the numbers that are multiplied. Where LoRAs are folded into quantised weights, the need is that of

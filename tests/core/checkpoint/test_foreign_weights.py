@@ -127,7 +127,7 @@ def test_what_other_libraries_store_is_called_so_by_inspect_too(whole, tmp_path,
 def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tmp_path):
     """They have the names and shapes of ComfyUI's nvfp4, and nothing in them tells their other order."""
     shutil.copytree(whole.gemma, tmp_path / "gemma")
-    open_text_encoder(tmp_path / "gemma").check_stored()
+    open_text_encoder(tmp_path / "gemma").outline()
     settings = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
     (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
     for path in (tmp_path / "gemma", tmp_path / "gemma" / "model.safetensors"):
@@ -141,7 +141,7 @@ def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tm
         assert "by NVIDIA's ModelOpt" in told(lambda chosen=chosen: open_models(chosen))
     settings["quantization"]["quant_algo"] = "FP8"
     (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
-    open_text_encoder(tmp_path / "gemma").check_stored()
+    open_text_encoder(tmp_path / "gemma").outline()
 
 
 def test_four_bits_of_modelopt_are_refused_in_a_text_encoder_without_settings_too(whole, tmp_path):
@@ -157,10 +157,10 @@ def test_four_bits_of_modelopt_are_refused_in_a_text_encoder_without_settings_to
     of_model = {f"model.diffusion_model.proj_out.{name}": value.clone() for name, value in stored.items()}
     path = tmp_path / "gemma.safetensors"
     save_file(tensors | {f"{module}.{name}": value for name, value in stored.items()}, path)
-    assert f"stores {module}.weight in NVFP4 without a marker" in told(lambda: open_text_encoder(path).check_stored())
+    assert f"stores {module}.weight in NVFP4 without a marker" in told(lambda: open_text_encoder(path).outline())
     stored["comfy_quant"] = marker
     save_file(tensors | of_model | {f"{module}.{name}": value for name, value in stored.items()}, path)
-    open_text_encoder(path).check_stored()
+    open_text_encoder(path).outline()
 
 
 def told(ask) -> str:

@@ -414,7 +414,7 @@ def test_parts_are_one_model(tmp_path, mini):
 def test_parts_that_hold_the_same_are_refused(tmp_path):
     paths = write_parts(tmp_path / "x", GOOD, BIAS, count=2)
     paths[1].write_bytes(paths[0].read_bytes())
-    with pytest.raises(CheckpointError, match=r"Two of the files of x-00001.*hold a\.bias"):
+    with pytest.raises(CheckpointError, match=r"Two of the files of x-00001.*hold the tensor a\.bias"):
         open_file(paths[0])
 
 

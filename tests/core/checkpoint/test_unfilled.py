@@ -2,19 +2,29 @@
 
 import gc
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks import start
 from ltx2_core import tiny
-from ltx2_core.checkpoint import build, open_models
+from ltx2_core.checkpoint import TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.duration_head import DurationHeadFile
+from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.unfilled import unfilled
+from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.checkpoint.versions import VERSIONS
+from ltx2_core.errors import CheckpointError
 from ltx2_core.layers import repeat
 from ltx2_core.memory.partition import tensors_of
+from ltx2_core.pipeline.duration import with_length
 from ltx2_core.pipeline.needs.blueprint import Blueprint
+from ltx2_core.pipeline.stage import Events
+from ltx2_core.settings import AS_PROMPT, Request
 from ltx2_core.transformer import Transformer
 
 
@@ -77,6 +87,59 @@ def test_a_network_that_was_made_to_look_at_its_file_is_filled_and_not_made_agai
     assert blueprint.network("audio_decoder") is not None and blueprint.give("audio_decoder") is None
     usual = build(models, "vocoder", torch.bfloat16)
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(usual), tensors_of(filled), strict=True))
+
+
+def _of_model(path: Path) -> None:
+    models = open_models(path)
+    for name in models.sources:
+        models.network(name)
+
+
+@pytest.mark.parametrize(
+    "write, look, tensor",
+    [
+        (lambda at: tiny.write(at, "2.3")[0], _of_model, "transformer_blocks.0.attn2.to_q.bias"),
+        (lambda at: tiny.write(at, "2.3")[2], lambda path: open_text_encoder(path).outline(), "layers.0.mlp.up_proj"),
+        (tiny.write_upscaler, open_upscaler, "post_upsample_res_blocks.0.norm1.bias"),
+        (tiny.write_duration_head, lambda path: DurationHeadFile(TensorFile(path)).outline(), "mlp_hidden.bias"),
+    ],
+)
+def test_a_header_tells_what_will_not_fill_a_network(tmp_path, monkeypatch, write, look, tensor):
+    """It was said when a network was built: for an upscaler after the whole first stage."""
+    path = write(tmp_path)
+    whole, metadata = load_file(path), TensorFile(path).metadata
+    key = next(key for key in whole if tensor in key)
+    monkeypatch.setattr(TensorFile, "get", lambda *_: pytest.fail("weights were read"))
+    wrong = {
+        "lacks": {name: value for name, value in whole.items() if name != key},
+        "unknown": {**whole, key.replace(".0.", ".77.") if ".0." in key else f"{key}.more": whole[key].clone()},
+        "shape": {**whole, key: whole[key][:-1].clone()},
+        "int32": {**whole, key: whole[key].int()},
+    }
+    look(path)
+    for damage, tensors in wrong.items():
+        save_file(tensors, path, metadata)
+        with pytest.raises(CheckpointError, match=re.escape(key.rpartition(".")[2])):
+            look(path)
+            pytest.fail(damage)
+
+
+def test_a_duration_head_is_looked_at_before_the_prompt_is_read(tmp_path, monkeypatch):
+    models = open_models([tiny.write(tmp_path, "2.5")[0], tiny.write_duration_head(tmp_path)])
+    path = models.duration_head.file.path
+    save_file({key: value for key, value in load_file(path).items() if "mlp_out" not in key}, path)
+    models = open_models([models.files[0].path, path])
+    monkeypatch.setattr("ltx2_core.pipeline.duration.LocalEngine", lambda *_: pytest.fail("the prompt would be read"))
+    with pytest.raises(CheckpointError, match="mlp_out"):
+        with_length(models, Request.of("a", None, length=AS_PROMPT), Events())
+
+
+def test_of_several_duration_heads_the_log_says_which_counts(tmp_path, caplog):
+    first, second = (tiny.write_duration_head(tmp_path / name) for name in "ab")
+    second = second.rename(second.with_name("another.safetensors"))
+    models = open_models([tiny.write(tmp_path, "2.5")[0], first, second])
+    assert models.duration_head.file.path == first
+    assert f"{second.name} is not used: of several duration heads {first.name} counts" in caplog.text
 
 
 @pytest.mark.slow

@@ -253,6 +253,12 @@ def test_pictures_stay_at_their_seconds_at_twice_the_frame_rate(frame, count):
     assert times[0] == pytest.approx(times[1], abs=1e-6)
 
 
+@pytest.mark.parametrize("frame", [CLIP.frames, -CLIP.frames - 1])
+def test_a_picture_outside_the_clip_is_refused_by_the_frame_that_was_given_and_not_its_double(frame):
+    with pytest.raises(SettingError, match=f"given at frame {frame}, but the clip has {CLIP.frames} frames"):
+        at_rate([Picture(FRAMES[:1], frame)], ClipShape(96, 64, 65, 2 * FPS), 2)
+
+
 def test_videos_and_masks_stay_at_their_seconds_at_twice_the_frame_rate():
     twice, mask = ClipShape(96, 64, 65, 2 * FPS), torch.rand(33, 64, 96)
     given = [KeepVideo(VideoSource(FRAMES)), InpaintMask(mask), KeepAudio(SOUND), RetakeRange(0, 1)]

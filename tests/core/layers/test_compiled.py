@@ -17,7 +17,7 @@ from ltx2_core.layers.kernels import NORM_MODULATE, NORM_ROTATE, compiled, compi
 from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.encode_text import ReadPrompts
 from ltx2_core.pipeline.engines.local import LocalEngine
-from ltx2_core.pipeline.engines.prepare import LoraLoad
+from ltx2_core.pipeline.engines.prepare import RunLoad
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.settings import Resources
@@ -130,7 +130,7 @@ def test_the_plan_says_that_there_is_a_warm_up(tiny_blueprint):
     blueprint, _ = tiny_blueprint
 
     def remarks(device, asked=True):
-        load = LoraLoad((), torch.device(device), blueprint, Resources(torch_compile=asked))
+        load = RunLoad((), torch.device(device), blueprint, Resources(torch_compile=asked))
         return " ".join(load.remarks(SAMPLES, None, None))
 
     assert "before the first step" in remarks("cuda") and not remarks("cuda", False)

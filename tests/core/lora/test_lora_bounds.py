@@ -142,3 +142,12 @@ def test_a_number_of_five_thousand_digits_is_no_block():
 def test_a_schedule_has_strengths_that_can_be(text):
     with pytest.raises(SettingError, match="strengths are between -10 and 10"):
         parse_schedule(text)
+
+
+def test_of_several_adapters_in_one_file_none_acts_in_place_of_the_others(tmp_path):
+    """Factors of two were taken together where one lacked a factor."""
+    layer = "transformer_blocks.0.attn1.to_q"
+    names = [f"{layer}.lora_{factor}.{name}.weight" for factor in "AB" for name in ("default", "style")]
+    save_file({name: torch.ones(4, 4) for name in names}, tmp_path / "two.safetensors")
+    with pytest.raises(CheckpointError, match=r"two\.safetensors .* adapters: .*A\.default.*A\.style"):
+        open_lora(tmp_path / "two.safetensors")

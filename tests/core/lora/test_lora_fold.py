@@ -18,7 +18,7 @@ from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, fold_loras,
 from ltx2_core.memory import Room
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.pipeline.engines.local import LocalEngine
-from ltx2_core.pipeline.engines.prepare import LoraLoad
+from ltx2_core.pipeline.engines.prepare import RunLoad
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.quantization import QuantizedLinear, format_of
@@ -140,7 +140,7 @@ def test_the_plan_says_what_it_costs_and_what_it_gains(quantised, lora, name):
     stages = [stage for stage in stages_of_clip(blueprint, SHAPE, SAMPLING) if stage.name == "sampling"]
     room = Room(machine, machine.budget, 2**36)
     plans = [
-        plan_stages(stages, blueprint, room, SHAPE, LoraLoad(stack, CARD, blueprint, Resources(fold_loras=fold)))
+        plan_stages(stages, blueprint, room, SHAPE, RunLoad(stack, CARD, blueprint, Resources(fold_loras=fold)))
         for fold in (False, True)
     ]
     beside, folded = (plan.placement("sampling").need for plan in plans)
@@ -158,5 +158,5 @@ def test_the_plan_says_what_it_costs_and_what_it_gains(quantised, lora, name):
     assert "beside 2 quantised matrices" in said and "--fold-loras" in said and "x the time" in said
     (said,) = [note for note in plans[1].notes if "LoRAs" in note]
     assert "folded into a wide copy of 2 quantised matrices" in said
-    plain = plan_stages(stages, blueprint, room, SHAPE, LoraLoad((), CARD, blueprint, Resources(fold_loras=True)))
+    plain = plan_stages(stages, blueprint, room, SHAPE, RunLoad((), CARD, blueprint, Resources(fold_loras=True)))
     assert not [note for note in plain.notes if "LoRAs" in note]

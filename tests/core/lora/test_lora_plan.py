@@ -20,7 +20,7 @@ from ltx2_core.lora import LoraAdapter, Stack, Strengths, open_lora
 from ltx2_core.memory import Plain, Room, Store, place
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import DISK
-from ltx2_core.pipeline.engines.prepare import LoraLoad, changes_of
+from ltx2_core.pipeline.engines.prepare import RunLoad, changes_of
 from ltx2_core.pipeline.needs.passes import passes_on_meta
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.stage import TRANSFORMER as KEY
@@ -41,7 +41,7 @@ def test_a_plan_has_the_lora_in_it(released, tmp_path, format):
     """Of rank 384 on every matrix: what is fused passes through, what is computed beside float8 stays."""
     found, machine = released("2.3", format), machine_named("RTX 4090")
     path = write_zeros(tmp_path / "lora.safetensors", shapes_of_lora(found.network("transformer"), 384))
-    load = LoraLoad(stack_of(path), CARD, found)
+    load = RunLoad(stack_of(path), CARD, found)
     stages, room = stages_of_clip(found, SHAPE, SAMPLING), Room(machine, machine.budget, 64 * 2**30)
     without, with_it = (plan_stages(stages, found, room, SHAPE, each) for each in (Load(), load))
     plain, laden = (each.placement("sampling") for each in (without, with_it))
@@ -82,7 +82,7 @@ def test_a_run_takes_what_the_plan_with_its_lora_says(tmp_path, fused, share):
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "lora.safetensors")
     stack = stack_of(tmp_path / "lora.safetensors")
     stage = next(each for each in stages_of_clip(found, SHAPE, SAMPLING) if each.name == "sampling")
-    load = LoraLoad(stack, CARD if fused else torch.device("cpu"), found)
+    load = RunLoad(stack, CARD if fused else torch.device("cpu"), found)
     plain = sampling(found, size)
     need = load(stage, plain)
     placement = place(need, Room(SLOW, need.work_bytes + int(share * need.weights.total), 0))

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.cli import main
-from ltx2_core.errors import CheckpointError, SettingError, TargetExistsError
+from ltx2_core.errors import CheckpointError, SettingError, TargetExistsError, UnreadableFileError
 from ltx2_core.lora import open_lora
 from ltx2_core.lora.shrink import shrink_lora
 
@@ -134,6 +134,8 @@ def test_what_cannot_be_shrunk_is_said_and_leaves_nothing(lora, tmp_path):
         (same, "same.safetensors", {"overwrite": True}, TargetExistsError, "written over itself"),
         (broken, "y.safetensors", {}, CheckpointError, r"1\.attn1\.to_q\.lora_A\.weight in broken.* NaN"),
         (other, "y.safetensors", {}, CheckpointError, "no layer that is a product of two matrices"),
+        # before the damage is met, so before any layer is taken apart
+        (broken, "same.safetensors/y.safetensors", {}, UnreadableFileError, "cannot be written"),
     ):
         with pytest.raises(kind, match=said):
             shrink_lora(source, tmp_path / target, **wish)

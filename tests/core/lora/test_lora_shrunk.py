@@ -14,7 +14,7 @@ from ltx2_core.checkpoint.kept_files import open_kept
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.cli.arguments import read_loras, read_text_loras
-from ltx2_core.errors import CheckpointError, SettingError
+from ltx2_core.errors import CheckpointError, SettingError, UnreadableFileError
 from ltx2_core.lora import Shrink, compare, open_lora, open_shrunk, open_text_lora
 from ltx2_core.lora.shrunk import Shrunk
 
@@ -127,6 +127,10 @@ def test_what_cannot_be_shrunk_or_kept_is_one_sentence(lora, cache, tmp_path, mo
     assert not cache.exists()
     monkeypatch.setenv("LTX2_CACHE", "")
     with pytest.raises(SettingError, match=r"style\.safetensors is made once and kept on disk, .*LTX2_CACHE"):
+        open_shrunk(lora, Shrink(0.9))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LTX2_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UnreadableFileError, match=r"style\.safetensors cannot be written: .*LTX2_CACHE"):
         open_shrunk(lora, Shrink(0.9))
 
 

@@ -400,16 +400,35 @@ def test_a_file_that_ends_before_the_length_that_it_says_is_not_filled_up(tmp_pa
         list(VideoSource(path).chunks(Fraction(25), 100))
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "avi", "wav"])
-def test_a_file_that_can_be_read_without_its_end_is_and_that_is_told(tmp_path, caplog, suffix):
-    path = mux(tmp_path / f"clip.{suffix}", [] if suffix == "wav" else list(range(100)), Fraction(1, 25), "ffv1",
-               ramp(96000) if suffix == "wav" else None)  # fmt: skip
-    read_it = read_audio if suffix == "wav" else read_video
-    whole = sum(map(len, read_it(path)))
+@pytest.mark.parametrize(
+    "suffix, codec, options",
+    [
+        ("mkv", "ffv1", {}),
+        ("avi", "ffv1", {}),
+        ("flv", "flv1", {}),
+        ("ts", "mpeg2video", {}),
+        ("mp4", "mpeg4", {"movflags": "faststart"}),
+        ("wav", None, {}),
+        ("ogg", None, {"sound_codec": "libopus"}),
+    ],
+)
+def test_a_file_that_can_be_read_without_its_end_is_and_that_is_told(tmp_path, caplog, suffix, codec, options):
+    times, sound = (list(range(100)), None) if codec else ([], ramp(96000))
+    path = mux(tmp_path / f"clip.{suffix}", times, Fraction(1, 25), codec, sound, **options)
+    read_it = read_video if codec else read_audio
+    whole = sum(each.shape[0 if codec else 1] for each in read_it(path))
     assert whole and not caplog.messages
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-    assert 0 < sum(map(len, read_it(path))) < whole
-    assert caplog.messages == [f"clip.{suffix} is cut off, by the length that it says: only what is there can be read."]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10 | 1])
+    assert 0 < sum(each.shape[0 if codec else 1] for each in read_it(path)) < whole
+    assert caplog.messages == [f"clip.{suffix} is cut off: only what is there can be read."]
+
+
+def test_a_gif_without_its_end_is_told(tmp_path, caplog):
+    first, *others = (Image.fromarray(np.full((8, 8, 3), 9 * shade, np.uint8)) for shade in range(9))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    assert sum(map(len, read_video(tmp_path / "a.gif"))) and not caplog.messages
+    (tmp_path / "a.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:-1])
+    assert sum(map(len, read_video(tmp_path / "a.gif"))) and "a.gif is cut off" in caplog.text
 
 
 def test_a_stream_without_a_container_is_read_and_has_no_length(tmp_path):

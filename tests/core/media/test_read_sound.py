@@ -232,4 +232,4 @@ def test_a_sound_whose_end_is_missing_is_read_and_that_is_told(tmp_path, caplog,
     assert abs(whole - 480000) < 3000 and not caplog.messages
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     assert 300000 < heard(path).shape[1] < whole
-    assert caplog.messages == [f"{path.name} is cut off, by the length that it says: only what is there can be read."]
+    assert caplog.messages == [f"{path.name} is cut off: only what is there can be read."]

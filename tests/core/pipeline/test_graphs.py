@@ -22,7 +22,7 @@ from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.unit import Changes
 from ltx2_core.pipeline.engines import captured
 from ltx2_core.pipeline.engines.local import LocalEngine
-from ltx2_core.pipeline.engines.prepare import LoraLoad
+from ltx2_core.pipeline.engines.prepare import RunLoad
 from ltx2_core.pipeline.plan import place_stage, plan_stages
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import TRANSFORMER, LatentSize, need_of
@@ -401,7 +401,7 @@ def planned(load, stage=STAGE, budget=2**36, machine=SMALL_CARD):
 
 
 def test_the_plan_counts_graphs_where_the_host_is_slower_than_the_card():
-    load = LoraLoad((), CARD, small("2.3"), Resources(cuda_graphs=True))
+    load = RunLoad((), CARD, small("2.3"), Resources(cuda_graphs=True))
     need, plan = need_of(STAGE, load.blueprint), planned(load)
     (placement,) = plan.placements
     assert placement.need == replace(need, graph_bytes=need.cost.peak)
@@ -412,7 +412,7 @@ def test_the_plan_counts_graphs_where_the_host_is_slower_than_the_card():
 
 
 def test_the_plan_says_why_there_are_no_graphs():
-    load = LoraLoad((), CARD, small("2.3"), Resources(cuda_graphs=True))
+    load = RunLoad((), CARD, small("2.3"), Resources(cuda_graphs=True))
     need = need_of(STAGE, load.blueprint)
     cached = replace(STAGE, sampling=replace(SAMPLING, settings=SamplingSettings(step_cache=0.1)))
     short = replace(STAGE, sampling=replace(SAMPLING, sigmas=(1.0, 0.5, 0.0)))
@@ -435,7 +435,7 @@ def test_the_plan_says_why_there_are_no_graphs():
 
 def test_the_plan_keeps_no_memory_for_graphs_that_the_allocator_forbids(monkeypatch):
     monkeypatch.setattr(captured, "find_obstacle_of_allocator", lambda: "it may not")
-    plan = planned(LoraLoad((), CARD, small("2.3"), Resources(cuda_graphs=True)))
+    plan = planned(RunLoad((), CARD, small("2.3"), Resources(cuda_graphs=True)))
     (note,) = [note for note in plan.notes if "graphs" in note]
     assert "it may not" in note and not plan.placements[0].need.graph_bytes
 
@@ -456,7 +456,7 @@ def test_a_stage_that_was_placed_with_graphs_has_them_while_it_lasts(tiny_bluepr
     room = Room(SMALL_CARD, 2**36)
     need = need_of(STAGE, engine.blueprint)
     placement = place_stage(
-        STAGE, engine.blueprint, room, LoraLoad((), CARD, engine.blueprint, Resources(cuda_graphs=True))
+        STAGE, engine.blueprint, room, RunLoad((), CARD, engine.blueprint, Resources(cuda_graphs=True))
     )
     assert place(STAGE) is None and placement.need.graph_bytes == need.cost.peak
     monkeypatch.setattr(engine, "placement", lambda stage: placement)

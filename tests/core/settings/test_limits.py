@@ -44,7 +44,7 @@ FLAGS = [
     *[("--video-stg-scale", value, "between 0 and 5") for value in ("-1", "inf")],
     *[("--skip-steps", value, "between 0 and 10") for value in ("-1", "1000000000")],
     *[("--drift", value, "between 0 and 1") for value in ("7", "nan", "-0.1")],
-    *[("--window", value, "between 17 and 2881") for value in ("0", "1", "1000000000")],
+    *[("--window", value, "between 17 and 2881 frames") for value in ("0", "1", "1000000000")],
     *[("--overlap", value, "between 8 and 512") for value in ("0", "1000000000")],
     *[("--audio-noise", value, "between 0 and 1") for value in ("5", "nan", "-1")],
     *[("--feather", value, "between 0 and 16") for value in ("1000000", "-1")],

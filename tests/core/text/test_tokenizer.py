@@ -2,11 +2,16 @@
 
 import logging
 import random
+import shutil
 
 import pytest
 import torch
 
-from ltx2_core.checkpoint.models import MINIATURE
+from ltx2_core.checkpoint.models import BUILT_IN, MINIATURE, open_models
+from ltx2_core.errors import MissingFileError
+from ltx2_core.pipeline.encode_text import ReadPrompts
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.read_ahead import ReadInTurn
 from ltx2_core.text import Tokenizer
 
 FOLDER = MINIATURE / "gemma-mini"
@@ -67,3 +72,12 @@ def test_what_goes_beyond_1024_tokens_is_dropped_and_said(tokenizer, caplog):
 def test_begin_stands_first_once():
     """Gemma 3's tokenizer puts it there, others do not."""
     assert Tokenizer(lambda text: [2, 7]).tokens("x") == Tokenizer(lambda text: [7]).tokens("x") == [2, 7]
+
+
+@pytest.mark.parametrize("stage", [ReadPrompts(1), ReadInTurn()])
+def test_a_missing_tokenizer_is_told_before_the_text_encoder_is_brought(tmp_path, monkeypatch, stage):
+    folder = shutil.copytree(FOLDER, tmp_path / "gemma", ignore=shutil.ignore_patterns("tokenizer*"))
+    engine = LocalEngine(open_models(BUILT_IN, folder))
+    monkeypatch.setattr(LocalEngine, "use", lambda *_: pytest.fail("the text encoder was brought"))
+    with pytest.raises(MissingFileError, match="gemma has no tokenizer"):
+        stage.run(engine, [PROMPT])

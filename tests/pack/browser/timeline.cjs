@@ -41,6 +41,9 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   await keep("written");
   await drag(page, item("retakes"), 0.125);
   await keep("added");
+  await page.getByRole("button", { name: "+ retake" }).click();
+  await keep("retaken");
+  await page.keyboard.press("Delete");
   await item("prompts").focus();
   await page.locator(".ltx2av-timeline textarea").focus();
   await page.keyboard.type("!");
