@@ -7,6 +7,7 @@ process. And ``--agreement``, which prints the figures.
 import gc
 import os
 import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 
@@ -75,6 +76,14 @@ def mark_all_but_samples(items):
         for number, item in enumerate(group):
             if number not in kept:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """As much of Windows as Python lets anybody pretend."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    for name in ("posix_fadvise", "pread", "preadv", "sysconf"):
+        monkeypatch.delattr(os, name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ def write_instruct(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(GEMMA / name, folder)
-    tokenizer = json.loads((GEMMA / "tokenizer.json").read_text())
+    tokenizer = json.loads((GEMMA / "tokenizer.json").read_text("utf-8"))
     model, like = tokenizer["model"], tokenizer["added_tokens"][-1]
     for number, mark in MARKS.items():
         if old := next((piece for piece, at in model["vocab"].items() if at == number), None):

@@ -77,7 +77,8 @@ def check_place(path: Path) -> None:
         raise not_written(path, OSError(refused, os.strerror(refused)))
     with writing(path):
         (empty := place / named_beside(path, f".{path.stem}", f".{uuid4().hex[:8]}").name).touch(exist_ok=False)
-        empty.unlink()
+        remove_unfinished(empty)
+        empty.unlink(missing_ok=True)  # in the words of the system, if that is refused
 
 
 def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
@@ -161,10 +162,18 @@ def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
         time.sleep(_PAUSE)
 
 
-def remove_unfinished(path: Path) -> None:
-    """Remove a file or folder that will not be finished, unless the system refuses: why it is not is what matters."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+def remove_unfinished(path: Path, patience: float = 1.0) -> None:
+    """Remove a file or folder that is not to be finished, unless the system refuses: why it is not is what matters.
+
+    Windows refuses as long as a scanner looks at it; so there this tries again for ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while os.path.lexists(path):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        if sys.platform != "win32" or time.monotonic() >= deadline:
+            return
+        time.sleep(_PAUSE)

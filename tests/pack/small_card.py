@@ -75,7 +75,7 @@ class Work(stages.Stage):
 class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
-    models, conditions = SimpleNamespace(sources={}), None
+    models, conditions = SimpleNamespace(sources={}, source=lambda name: None), None
     loras, other_devices, how = (), (), settings.Resources()
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 

@@ -226,7 +226,7 @@ def planned_again(models, times: int, monkeypatch, make) -> list[Plan]:
     for _ in range(times - 1):
         make()
     assert len(traced) == count and len(plans) == times
-    assert all(plan is plans[0] for plan in plans) and plans[0].placements
+    assert all(plan == plans[0] for plan in plans) and plans[0].placements
     assert (alive(Blueprint), alive(StageNeed)) == (blueprints, needs)
     return plans
 
@@ -236,7 +236,7 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-def test_a_clip_is_planned_once(models, monkeypatch):
+def test_a_clip_is_measured_once(models, monkeypatch):
     request, seen = plain(vram=4 * GIB, ram=GIB // 4, width=96), set()
 
     def make():
