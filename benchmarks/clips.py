@@ -32,7 +32,8 @@ from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.arguments import request_of
 from ltx2_core.cli.parser import parse
-from ltx2_core.pipeline.engines.local import LocalEngine, best_device
+from ltx2_core.pipeline.engines.hardware import best_device
+from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.stage import Networks, Stage
 
 from .cuda import machine_and_versions, results_file

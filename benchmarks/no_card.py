@@ -31,7 +31,7 @@ from ltx2_core.pipeline.encode_text import ConnectorConfig, contexts_cache
 from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.plan import Plan
-from ltx2_core.pipeline.stage import Stage, StagePlan
+from ltx2_core.pipeline.stage import Stage
 
 PROMPT = "a red ball"
 LENGTH = 1024  # tokens, to which every prompt is filled up
@@ -127,10 +127,9 @@ class WatchedEngine(LocalEngine):
         super().__init__(models, request.resources)
         self._memory = memory
 
-    def follow(self, plan: StagePlan) -> None:
+    def follow(self, plan: Plan) -> None:
         """Print the plan before it is followed."""
-        if isinstance(plan, Plan):
-            print(plan.explain(), flush=True)
+        print(plan.explain(), flush=True)
         super().follow(plan)
 
     def placement(self, stage: Stage) -> Placement | None:

@@ -19,8 +19,9 @@ from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.pictures import GeneratedKeyframes, Picture, pair_keyframes
 from ..ltx2_core.conditioning.sources import SoundPart
 from ..ltx2_core.conditioning.tracks import MotionTracks
+from ..ltx2_core.pipeline.characters import place_character
 from ..ltx2_core.pipeline.graph.codec import Audio, audio_source
-from ..ltx2_core.settings import KeyframeSettings, place_character
+from ..ltx2_core.settings import KeyframeSettings
 from .engine import LoadedModel
 from .inputs import optional, sockets, widgets
 from .node import ConditionNode, Given, Node

@@ -36,8 +36,8 @@ from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.memory.ram import free_ram, pinnable, ram
 from ..ltx2_core.pipeline.benchmark import software_versions
-from ..ltx2_core.pipeline.engines.local import current_machine as machine
-from ..ltx2_core.pipeline.engines.local import other_devices_named
+from ..ltx2_core.pipeline.engines.hardware import current_machine as machine
+from ..ltx2_core.pipeline.engines.hardware import other_devices_named
 from ..ltx2_core.pipeline.messages import Messages
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.precision import clean_inference

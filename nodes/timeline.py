@@ -8,10 +8,11 @@ from ..ltx2_core.conditioning import Timeline
 from ..ltx2_core.conditioning.kept import chained
 from ..ltx2_core.conditioning.timeline import TimelineText
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.pipeline.characters import place_timeline
 from ..ltx2_core.pipeline.graph.latents import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.settings import PromptSettings, place_timeline
+from ..ltx2_core.settings import PromptSettings
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import optional, sockets, widgets

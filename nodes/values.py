@@ -44,8 +44,7 @@ def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> 
     if space != ORDINARY:
         raise SettingError(f"A video is read as ordinary pictures, not as {space}: set space to {ORDINARY}.")
     if file := _file_of(video):
-        source, start, seconds = file
-        return VideoSource(source, start, seconds)
+        return VideoSource(*file)
     parts = video.get_components()
     check_number("The frame rate of the video", parts.frame_rate, 0.001, 1000)
     images = check_pictures("video", parts.images)[..., :3]
@@ -57,8 +56,7 @@ def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> 
 def audio_of_video(video: Video) -> AudioSource | None:
     """Return the sound of a VIDEO; None if it has none."""
     if file := _file_of(video):
-        source, start, seconds = file
-        return AudioSource.of(source, start, seconds) if probe(source).has_audio else None
+        return AudioSource.of(*file) if probe(file[0]).has_audio else None
     audio = video.get_components().audio
     return audio_source(audio) if audio and audio["waveform"].numel() else None
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_core.memory import link, pinned
 from ltx2_core.memory.machine import machine_named
+from ltx2_core.pipeline.engines import hardware
 from ltx2_core.pipeline.engines import local as local_engine
 from ltx2_core.pipeline.engines import planned as engine
 
@@ -205,7 +206,7 @@ def fake_card() -> Iterator[Marks]:
         for name, answer in answers.items():
             patch.setattr(torch.cuda, name, answer)
         patch.setattr(torch.version, "cuda", "13.0")
-        patch.setattr(local_engine, "_device_counts", lambda: {"cuda": 1, "cpu": 1})
+        patch.setattr(hardware, "_device_counts", lambda: {"cuda": 1, "cpu": 1})
         patch.setattr(local_engine, "current_machine", lambda *_: machine_named("RTX 5090"))
         patch.setattr(engine, "forget_machine", lambda device, folder: None)  # whose rates nobody measured
         patch.setattr(link, "_passes_trial", lambda device: True)

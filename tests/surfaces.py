@@ -13,10 +13,75 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 import ltx2_core
-from ltx2_core.cli.parser import OF_TIMELINES, surfaces
-from ltx2_core.fields import settings_of
+from ltx2_core.cli.flags import flag_of
+from ltx2_core.cli.parser import build_parser
+from ltx2_core.conditioning.characters import Character
+from ltx2_core.conditioning.conditions import InpaintMask, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
+from ltx2_core.conditioning.pictures import GeneratedKeyframes, Picture
+from ltx2_core.conditioning.sources import SoundPart, VideoSource
+from ltx2_core.conditioning.timeline import LANES, Timeline, TimelineText
+from ltx2_core.conditioning.tracks import MotionTracks
+from ltx2_core.fields import OutputName, settings_of
+from ltx2_core.lora import Shrink, Strengths
+from ltx2_core.sampling import TileSettings
+from ltx2_core.sampling.windows import Segment
+from ltx2_core.settings import (
+    ClipSettings,
+    ExtendSettings,
+    GuidanceRange,
+    KeyframeSettings,
+    LongClip,
+    OwnClipSettings,
+    PromptSettings,
+    RecipeSettings,
+    SecondStage,
+    StreamScales,
+    Variations,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Settings of one node each, whose flag belongs to another setting, too.
+OF_NODES = (
+    *(PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales),
+    *(GuidanceRange, LongClip, GivenLight, LightSource, LightTarget, OutputName, LightDecoding, Variations),
+)
+
+# Classes of a timeline, all of whose settings are in its JSON.
+OF_TIMELINES = (Timeline, *LANES.values())
+
+# Flags that are not made from settings, and which settings can be written in each.
+OTHER_FLAGS = {
+    "--as-prompt-needs": {ClipSettings: ("length",)},
+    "--fps": {ClipSettings: ("fps",)},
+    "--sound-only": {ClipSettings: ("streams",)},
+    "--seeds": {Variations: ("seeds",)},
+    "--image": {Picture: ("frame", "strength", "append", "compression")},
+    "--audio-noise": {KeepAudio: ("noise",)},
+    "--reference-video": {
+        ReferenceVideo: (
+            *("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames"),
+            *("outpaint", "margin", "edges"),
+        )
+    },
+    "--high-quality": {ReferenceVideo: ("twice",)},
+    "--tracks": {MotionTracks: ("tracks", "width", "height", "frames")},
+    "--reference-audio": {ReferenceAudio: ("strength",)},
+    "--character": {Character: ("way", "strength")},
+    "--generated-keyframes": {GeneratedKeyframes: ("count", "frames")},
+    "--source": {VideoSource: ("start", "seconds")},
+    "--timeline": {owner: tuple(settings_of(owner)) for owner in (TimelineText, *OF_TIMELINES)},
+    "--retake": {RetakeRange: ("start", "end")},
+    "--only": {RetakeRange: ("streams",)},
+    "--feather": {InpaintMask: ("feather",)},
+    "--mask-sound": {InpaintMask: ("sound",)},
+    "--lora": {Strengths: tuple(settings_of(Strengths)), Shrink: ("energy",)},
+    "--detailing-lora": {SecondStage: ("detailing",)},
+    "--refine": {SecondStage: ("refine",)},
+    "--segments": {Segment: ("start",)},
+    "--tiles": {TileSettings: ("intervals", "rows", "columns")},
+}
 
 # What the graph has in another form than as a widget of the setting: the input of a node, or what ComfyUI decides.
 OTHER_INPUTS = {
@@ -101,12 +166,22 @@ def _widget_calls(inputs: ast.expr | None, shared: dict[str, ast.expr]):
             yield from ((owner.id, name) for name in every if not names)
 
 
+def flags_by_setting() -> dict[tuple[str, str], str]:
+    """The flag that reaches each setting; those of one node each are written as that of another setting."""
+    _, commands = build_parser()
+    made = [commands[name].settings for name in ("generate", "compare")]
+    found = {(owner.__name__, name): flag for each in made for owner in each for name, flag in each[owner].items()}
+    for flag, owners in OTHER_FLAGS.items():
+        found |= {(owner.__name__, name): flag for owner, names in owners.items() for name in names}
+    of_nodes = {
+        (owner.__name__, name): flag_of(each) for owner in OF_NODES for name, each in settings_of(owner).items()
+    }
+    return of_nodes | found
+
+
 def table() -> list[tuple[str, str, str]]:
     """Rows of setting, flag, and inputs of nodes; what is missing is empty."""
-    flags: dict[tuple[str, str], str] = {}
-    for row in surfaces():
-        flags.setdefault((row.owner, row.field), row.flag or "")
-    drawn = widgets()
+    flags, drawn = flags_by_setting(), widgets()
     rows = []
     for setting in all_settings():
         inputs = drawn.get(setting) or [OTHER_INPUTS.get(setting) or OF_THE_HOST.get(setting, "")]

@@ -18,7 +18,6 @@ from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
 from ..geometry import SPACE_SCALE, ClipShape, exact_fps, floor_frames, nearest_frames, nearest_size
-from ..latents import STREAMS
 from ..lora import Lora, Report, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..pipeline.duration import follow_given
@@ -77,12 +76,11 @@ _ONLY_WITH = {
 # Flags that mean nothing beside another one.
 _NOT_WITH = {"sigmas": ("steps", "denoise"), "sound-only": ("width", "height", "size", "megapixels")}
 _OF_LTX2 = ("max-shift", "base-shift", "terminal")
-# What counts for a latent that was kept, beside the settings of these classes.
+# What counts for a latent that was kept, beside how it is decoded and by what.
 _OF_LATENTS = {
     "output", "overwrite", "metadata", "latent", "checkpoint", "text-encoder", "distilled", "audio", "video",
     "timeline", "hdr", "high-quality", "lora", "fps",
 }  # fmt: skip
-_OWNERS_OF_LATENTS = {each.__name__ for each in (Tiling, Denoising, Resources)}
 
 
 def request_of(options: argparse.Namespace, models: Models) -> Request:
@@ -152,7 +150,7 @@ def decoding_of(options: argparse.Namespace, models: Models, command: Command) -
         raise SettingError(
             "A latent that was kept does not know its reference: leave --blend out, or make the clip anew."
         )
-    own = {each.flag[2:] for each in command.surfaces if each.flag and each.owner in _OWNERS_OF_LATENTS}
+    own = {flag[2:] for owner in (Tiling, Denoising, Resources) for flag in command.settings[owner].values()}
     _tell(options.asked, options.asked.keys() - own - _OF_LATENTS, "a latent that was kept is only decoded")
     options, strip = with_timeline(options)
     hdr = given(options, Request)
@@ -419,7 +417,7 @@ def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
 def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
     """Return the recipe's guidance with what was asked for; the flag of a stream counts before the common one."""
     streams: dict[str, AnyGuidance] = {}
-    for stream in STREAMS:
+    for stream in ("video", "audio"):
         own = {**given(options, Guidance), **given(options, Guidance, f"{stream}.")}
         changes = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
         streams[stream] = with_rows(replace(getattr(recipe, stream), **changes), options.guidance_up_to, stream)

@@ -1,7 +1,7 @@
 """What making one clip and making many have in common: models are opened, and clips written with their settings."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..pipeline.finish import Clip
 from ..pipeline.takes import Take, load_take, rescue_take, rescued_takes
 from ..settings import ClipSettings
 from .flags import given
-from .values import Values, notes_of
+from .values import Notes
 
 
 def models_of(options: argparse.Namespace) -> Models:
@@ -27,10 +27,8 @@ def models_of(options: argparse.Namespace) -> Models:
     return models
 
 
-def write_clips(
-    targets: Sequence[Path], clips: Sequence[Clip], values: Values, models: Models, digest: str
-) -> list[Path]:
-    """Write each clip with what it says of itself; ``values`` are the settings that were written."""
+def write_clips(targets: Sequence[Path], clips: Sequence[Clip], notes: Notes) -> list[Path]:
+    """Write each clip with what it says of itself, and return where they are."""
     return [
         write_clip(
             target,
@@ -38,21 +36,16 @@ def write_clips(
             clip.fps,
             clip.waveform,
             clip.sample_rate,
-            metadata=tags_of(clip.tags, values, models, digest),
+            metadata=notes.beside(clip.tags),
             grading=clip.grading,
         )
         for target, clip in zip(targets, clips, strict=True)
     ]
 
 
-def tags_of(tags: Mapping[str, str], values: Values, models: Models, digest: str) -> dict[str, str]:
-    """Return what a file says of itself: ``tags`` of its clip and its settings, unless they are switched off."""
-    return {**(tags if values.get("metadata") is not False else {}), **notes_of(values, models.kind, digest)}
-
-
-def tagged(take: Take, values: Values, models: Models, digest: str) -> Take:
+def tagged(take: Take, notes: Notes) -> Take:
     """Return a latent with what a file of its clip would say of itself."""
-    return replace(take, tags=marked(tags_of(take.tags, values, models, digest)))
+    return replace(take, tags=marked(notes.beside(take.tags)))
 
 
 def rescued(take: Take, output: Path, other_way: str = "") -> str:

@@ -23,7 +23,7 @@ from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.engines.gain import describe_gain
-from ..pipeline.engines.local import best_device, compute_dtype, current_machine, width_of
+from ..pipeline.engines.hardware import best_device, compute_dtype, current_machine, width_of
 from ..pipeline.engines.prepare import RunLoad
 from ..pipeline.engines.processes import Launch
 from ..pipeline.finish import decode_take
@@ -48,7 +48,7 @@ from .inspect import for_each, inspect
 from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
-from .values import LATENTS
+from .values import LATENTS, Notes
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ def run_generate(options: argparse.Namespace) -> None:
     kept, digest = kept_target(options), digest_of(options.values, generate_command())
     check_not_read([*targets, *([kept] if kept else [])], options.values, generate_command())
     models, lost, takes = models_of(options), list[LTX2Error](), list[Take]()
-    with Bars() as bars, _rescuing(takes, options, models, digest):
+    notes = Notes(options.values, models.kind, digest)
+    with Bars() as bars, _rescuing(takes, options.output, notes):
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
         if options.latent is not None:
             clips = decode_take(models, options.take, decoding_of(options, models, generate_command()), events)
@@ -69,12 +70,12 @@ def run_generate(options: argparse.Namespace) -> None:
             request = request_of(options, models)
             check_decoders(models, completed(models, request))
             if leads:
-                keep = takes.append if kept is None else partial(_keep, options, models, digest, kept, lost)
+                keep = takes.append if kept is None else partial(_keep, options, notes, kept, lost)
                 events = replace(events, on_latent=keep)
             clips = run_batch(models, request, events=events)
         if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
             targets = targets_of(options)
-        paths = write_clips(targets, clips, options.values, models, digest) if leads else []
+        paths = write_clips(targets, clips, notes) if leads else []
     _show(paths, lost)
 
 
@@ -86,14 +87,12 @@ def _show(paths: Iterable[Path], lost: list[LTX2Error]) -> None:
         raise error
 
 
-def _keep(
-    options: argparse.Namespace, models: Models, digest: str, target: Path, lost: list[LTX2Error], take: Take
-) -> None:
+def _keep(options: argparse.Namespace, notes: Notes, target: Path, lost: list[LTX2Error], take: Take) -> None:
     """Write a finished latent with the settings that a clip would have; a disk that refuses costs no clip: ``lost``."""
     if not options.overwrite and _is_taken(target):  # by another run, meanwhile
         target = kept_target(options) or target
     try:
-        save_take(target, tagged(take, options.values, models, digest), overwrite=options.overwrite)
+        save_take(target, tagged(take, notes), overwrite=options.overwrite)
         _log.info("The latent is in %s.", target)
     except UnreadableFileError as error:
         _log.warning("%s The clip is made all the same.", error)
@@ -101,13 +100,13 @@ def _keep(
 
 
 @contextmanager
-def _rescuing(takes: Sequence[Take], options: argparse.Namespace, models: Models, digest: str) -> Iterator[None]:
+def _rescuing(takes: Sequence[Take], output: Path, notes: Notes) -> Iterator[None]:
     """Keep the latents of clips that cannot be decoded or written, whatever the error."""
     try:
         yield
     except Exception:
         for take in takes:
-            if kept := rescued(tagged(take, options.values, models, digest), options.output):
+            if kept := rescued(tagged(take, notes), output):
                 _log.warning("%s", kept)
         raise
 
@@ -179,10 +178,10 @@ def run_plan(options: argparse.Namespace) -> None:
     """Print where the weights will be, and how long a clip takes."""
     cards = cards_of(options)
     models = _planned_models(options)
-    rooms = [room_of(argparse.Namespace(**vars(options) | {"card": card}), models) for card in cards]
+    rooms = [room_of(options, card, models) for card in cards]
     room, dtype = rooms[0]
-    options.card = cards[0]
-    blueprint, recipe = _blueprint(options, models, dtype, tables=not (room.in_ram and dtype == torch.float32))
+    tables, own = not (room.in_ram and dtype == torch.float32), None if cards[0] else best_device()
+    blueprint, recipe = _blueprint(options, models, dtype, tables, own)
     shape, steps = planned_shape(options, recipe), given(options, ScheduleSettings).get("steps")
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
@@ -219,10 +218,9 @@ def cards_of(options: argparse.Namespace) -> list[str | None]:
 
 
 def _blueprint(
-    options: argparse.Namespace, models: Models | None, dtype: torch.dtype, tables: bool
+    options: argparse.Namespace, models: Models | None, dtype: torch.dtype, tables: bool, device: torch.device | None
 ) -> tuple[Blueprint, Recipe]:
     """The networks of a release or of files as shapes, and their recipe."""
-    device = None if options.card else best_device()
     if models is None:
         recipe = recipe_for(options.version, 48, options.distilled)
         return Blueprint.of_version(options.version, options.format or "bf16", dtype, tables, device), recipe
@@ -232,26 +230,27 @@ def _blueprint(
     return Blueprint.of_files(models, encoder, dtypes, cast_to, tables, device), recipe_of(models)
 
 
-def room_of(options: argparse.Namespace, models: Models | None) -> tuple[Room, torch.dtype]:
+def room_of(options: argparse.Namespace, card: str | None, models: Models | None) -> tuple[Room, torch.dtype]:
     """Return what may be taken of the machine to plan for, and what it computes in.
 
     Args:
-        options: name the card, if it is another one, and limits.
+        options: name limits.
+        card: to plan for; None is that of this machine.
         models: the files; None for a release.
     """
     total, available = ram()
     if options.ram is not None:
         total = available = int(options.ram * GIB)
     device = best_device()
-    if options.card is not None:
-        machine, dtype = machine_named(options.card), torch.bfloat16
+    if card is not None:
+        machine, dtype = machine_named(card), torch.bfloat16
     else:
         file = Path(options.checkpoint[0]) if options.checkpoint else None
         dtype = compute_dtype(device, width_of(options.version) if models is None else models.width)
         machine = current_machine(device, file, dtype)
     if options.vram is not None:
         machine = replace(machine, memory=int(options.vram * GIB))
-    elif options.card is None and device.type == "cpu":
+    elif card is None and device.type == "cpu":
         return Room(machine, free_ram(total, available), in_ram=True), dtype
     return Room(machine, machine.budget, pinnable(total, available), free=free_ram(total, available)), dtype
 

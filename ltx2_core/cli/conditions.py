@@ -34,7 +34,8 @@ from ..lora.stack import reference_scale
 from ..media import is_moving, probe, read_picture, read_video
 from ..media.exr import ExrFrames, is_exr, read_exr
 from ..media.light import Space
-from ..settings import ClipSettings, Request, place_character, place_timeline
+from ..pipeline.characters import place_character, place_timeline
+from ..settings import ClipSettings, Request
 from . import syntax
 from .flags import given
 
@@ -145,12 +146,10 @@ def read_image(text: str, compression: int | None, space: str | None) -> Picture
         compression: holds where the flag says nothing else; light is never compressed.
         space: of an EXR picture; None where none was said.
     """
-    written = syntax.parse_picture(text)
-    if is_exr(written.path):
-        meant = _known_space(Path(written.path), space)
-        return Picture(read_exr(written.path)[None], written.frame, written.strength, None, written.append, meant)
-    crf = compression if written.compression is None else written.compression
-    return Picture(read_picture(written.path), written.frame, written.strength, crf, written.append)
+    path, settings = syntax.parse_picture(text)
+    if is_exr(path):
+        return Picture(read_exr(path)[None], **settings | {"compression": None}, space=_known_space(Path(path), space))
+    return Picture(read_picture(path), **{"compression": compression} | settings)
 
 
 def audio_source(text: str | None) -> AudioSource | None:

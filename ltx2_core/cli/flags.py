@@ -4,19 +4,11 @@ import argparse
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from ..errors import SettingError, short
 from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
 from . import syntax
-
-
-class Surface(NamedTuple):
-    """Where a setting can be reached: class and field in Python, and the flag; None where there is no flag."""
-
-    owner: str
-    field: str
-    flag: str | None
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,20 +30,21 @@ SWITCH, YES, ONE, REPEATED, SEVERAL = "switch", "yes", "one", "repeated", "sever
 
 @dataclass
 class Command:
-    """A command, the flags that it knows, and which settings they reach.
+    """A command, and the flags that it knows.
 
     ``forms`` says of each flag how it is written: as a switch (with a --no-), alone, before one word, repeatedly before
-    one word, or before several; ``aliases`` are names of settings that their flags do not have, and ``owners`` the
-    classes whose settings have flags of their own. ``files`` are flags whose words name files or folders.
+    one word, or before several; ``aliases`` are names of settings that their flags do not have, and ``settings`` the
+    flags that were made from settings, by class and field. ``files`` are flags whose words name files or folders;
+    ``reader`` reads a command line as it is written, by the names of its flags.
     """
 
     parser: argparse.ArgumentParser
     flags: list[str] = field(default_factory=lambda: ["--help"])
-    surfaces: list[Surface] = field(default_factory=list)
     forms: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    owners: dict[type, None] = field(default_factory=dict)
+    settings: dict[type, dict[str, str]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+    reader: argparse.ArgumentParser = field(default_factory=lambda: Parser(add_help=False))
 
     def group(self, title: str, description: str | None = None) -> "Group":
         """Begin a group of flags with a title of its own on the help page."""
@@ -62,14 +55,13 @@ class Group:
     """Flags under one title of the help page."""
 
     def __init__(self, command: Command, group: argparse._ArgumentGroup):
-        self._command, self._group = command, group
+        self._command, self._group, self._reader = command, group, command.reader.add_argument_group()
 
-    def add(self, flag: str, *, covers: dict[type, Sequence[str]] | None = None, **options: Any) -> None:
+    def add(self, flag: str, **options: Any) -> None:
         """Add a flag.
 
         Args:
             flag: its name, with dashes.
-            covers: fields of settings classes that can be set with it.
             options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
         """
         metavar = str(options.get("metavar"))
@@ -82,11 +74,11 @@ class Group:
         if "help" in options and options["help"] is not argparse.SUPPRESS:
             options["help"] = options["help"].replace("%", "%%")
         self._group.add_argument(flag, **options)
+        written = {name: options[name] for name in ("action", "nargs") if name in options}
+        self._reader.add_argument(flag, dest=flag[2:], default=argparse.SUPPRESS, **written)
         self._command.forms[flag[2:]] = form_of(options)
         negative = [f"--no-{flag[2:]}"] if options.get("action") is argparse.BooleanOptionalAction else []
         self._command.flags += [flag, *negative]
-        for owner, names in (covers or {}).items():
-            self._command.surfaces += [Surface(owner.__name__, name, flag) for name in names]
 
     def add_settings(
         self,
@@ -108,21 +100,21 @@ class Group:
             only: names of fields; all by default.
             named: names of flags for some fields.
             default: words for the help page in place of the default of the field.
-            hidden: leave these flags out of the help page, and out of the table of surfaces.
+            hidden: leave these flags out of the help page.
         """
-        if not scope:
-            self._command.owners[owner] = None
         for name, setting in settings_of(owner).items():
             if only is not None and name not in only:
                 continue
             chosen = (named or {}).get(name)
+            flag = flag_of(setting, prefix, chosen)
             if chosen or setting.look.flag:
-                self._command.aliases.setdefault(name.replace("_", "-"), flag_of(setting, prefix, chosen)[2:])
+                self._command.aliases.setdefault(name.replace("_", "-"), flag[2:])
+            if not scope:
+                self._command.settings.setdefault(owner, {})[name] = flag
             self.add(
-                flag_of(setting, prefix, chosen),
+                flag,
                 dest=destination(owner, name, scope),
                 help=argparse.SUPPRESS if hidden else described(setting, default),
-                covers=None if hidden else {owner: (name,)},
                 **_options_for(setting),
             )
 

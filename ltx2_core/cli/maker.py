@@ -17,6 +17,7 @@ from ..settings import Request
 from .arguments import request_of
 from .clips import find_rescued, models_of, rescued, tagged, write_clips
 from .lines import Job
+from .values import Notes
 
 TRIES = 2  # of a clip that fails
 MADE, KEPT, FAILED, REFUSED, LEFT = "made", "there already", "failed", "refused", "left"
@@ -98,7 +99,7 @@ class Maker:
                 engine, self._engine = next_engine(models, complete, self._events, self._engine), None
                 sampled = None if self._take is None else self._take.content
                 clips = run_complete(models, complete, engine, sampled)
-                write_clips(job.targets, clips, job.values, models, job.digest)
+                write_clips(job.targets, clips, Notes(job.values, models.kind, job.digest))
                 self._engine = engine
                 if kept is not None:
                     with suppress(OSError):
@@ -121,7 +122,7 @@ class Maker:
         if kept is not None:
             return f"What was sampled is still kept in {kept}."
         models, _ = self._opened(job)
-        take = tagged(self._take, job.values, models, job.digest)
+        take = tagged(self._take, Notes(job.values, models.kind, job.digest))
         return rescued(take, job.targets[0], ", and so does this batch when it is started again")
 
 

@@ -4,45 +4,21 @@ import argparse
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 
 from ..conditioning.blend import Blending
-from ..conditioning.characters import Character
-from ..conditioning.conditions import InpaintMask, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange
-from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
-from ..conditioning.pictures import GeneratedKeyframes, Picture
-from ..conditioning.sources import AudioSource, SoundPart, VideoSource
-from ..conditioning.timeline import LANES, Timeline, TimelineText
-from ..conditioning.tracks import MotionTracks
+from ..conditioning.conditions import InpaintMask, KeepAudio
+from ..conditioning.pictures import Picture
 from ..errors import SettingError
-from ..fields import OutputName, check_together, did_you_mean, settings_of
-from ..lora import Shrink, Strengths
+from ..fields import check_together, did_you_mean, settings_of
 from ..media.notes import VERSION
 from ..pipeline.takes import load_take
 from ..sampling import Guidance, ScheduleSettings, TileSettings
-from ..sampling.windows import Segment, Windowing
-from ..settings import (
-    ClipSettings,
-    Enhancing,
-    ExtendSettings,
-    GuidanceRange,
-    KeyframeSettings,
-    LongClip,
-    OwnClipSettings,
-    PromptSettings,
-    RecipeSettings,
-    Request,
-    Resources,
-    SamplingSettings,
-    SecondStage,
-    StreamScales,
-    Variations,
-    read_seeds,
-)
+from ..sampling.windows import Windowing
+from ..settings import ClipSettings, Enhancing, Request, Resources, SamplingSettings, SecondStage, read_seeds
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .flags import Command, Group, Parser, Surface, described, flag_of, given, in_words, one_of
+from .flags import Command, Group, Parser, described, given, in_words, one_of
 from .tools import TOOLS
 from .values import merged, repeated_in, settings_of_tags, values_in, values_of, words_of
 
@@ -65,18 +41,6 @@ examples:
   a part of a video anew, with a LoRA that leaves the sound alone
     %(prog)s ... --source clip.mp4 --retake 1.5:3 --lora style.safetensors:0.8:audio=0 --output changed.mp4
 """
-
-
-# Settings of one node each, whose flag belongs to another setting, too.
-OF_NODES = (
-    PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
-    GuidanceRange, LongClip, GivenLight, LightSource, LightTarget, OutputName,
-    LightDecoding, Variations,
-)  # fmt: skip
-
-
-# Classes of a timeline, all of whose settings are in its JSON.
-OF_TIMELINES = (Timeline, *LANES.values())
 
 BATCH_EXAMPLES = """\
 a line of clips.jsonl has any of these flags as a setting, and counts before what is said here for all clips:
@@ -162,7 +126,7 @@ def _parsed(parser: Parser, words: Sequence[str], commands: Mapping[str, Command
     """The flags of a command line, whose settings can be together."""
     options = parser.parse_args(words)
     said = {name.partition(".")[0] for name, value in vars(options).items() if value is not None}
-    for owner in commands[options.command].owners:
+    for owner in commands[options.command].settings:
         if owner.__name__ in said:
             check_together(owner, given(options, owner))
     return options
@@ -198,29 +162,6 @@ def join_image_flags(words: Sequence[str]) -> list[str]:
     return text.split("\0") if text else []
 
 
-def surfaces() -> list[Surface]:
-    """Return every setting of a run with the flag that reaches it.
-
-    Settings whose flag is None are of a value that has no place on the command line.
-    """
-    _, commands = build_parser()
-    found = [*commands["generate"].surfaces, *commands["compare"].surfaces]
-    for owner in OF_NODES:
-        found += [Surface(owner.__name__, name, flag_of(setting)) for name, setting in settings_of(owner).items()]
-    owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
-    owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Denoising, Strengths]
-    owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask, AudioSource, VideoSource]
-    owners += [GeneratedKeyframes]
-    reached = {(each.owner, each.field) for each in found}
-    missing = [
-        Surface(owner.__name__, name, None)
-        for owner in owners
-        for name in settings_of(owner)
-        if (owner.__name__, name) not in reached
-    ]
-    return [*found, *missing]
-
-
 def _target(command: Command) -> None:
     group = command.group("file")
     group.add("--output", type=syntax.new_path, required=True, metavar="FILE",
@@ -252,7 +193,7 @@ def _batch(command: Command) -> None:
     group = command.group("batch")
     group.add("--output", type=syntax.new_path, required=True, metavar="FOLDER",
               help="where clips are written, and report.json")  # fmt: skip
-    group.add("--seeds", type=read_seeds, metavar="SEEDS", covers={Variations: ("seeds",)},
+    group.add("--seeds", type=read_seeds, metavar="SEEDS",
               help="numbers and ranges, such as 7,8,20-23: make each clip once with each of them; names tell which "
               "(default: as each line says)")  # fmt: skip
     group.add("--overwrite", action="store_true", help="replace files that are there with other settings")
@@ -291,7 +232,6 @@ def _what(command: Command) -> None:
         help="take the checkpoint as a distilled model, or as a dev model (default: as its name says)",
     )
     group.add_settings(Request, only=("hdr", "high_quality"))
-    command.surfaces.append(Surface(ReferenceVideo.__name__, "twice", "--high-quality"))
     group.add("--hq", action="store_true", help="few, precise steps; for the dev models of LTX-2.3 and 2.5")
 
 
@@ -301,21 +241,17 @@ def _size(command: Command) -> None:
     group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
     group.add("--as-prompt-needs", action="store_true",
               help="as long as the prompt needs, by LTX-2.5's duration head in --checkpoint")  # fmt: skip
-    command.surfaces.append(Surface(ClipSettings.__name__, "length", "--as-prompt-needs"))
     group.add_settings(ClipSettings, only=("least_seconds", "most_seconds"))
     group.add_settings(ClipSettings, only=("size", "megapixels"))
     group.add_settings(ClipSettings, only=("batch_size",))
-    group.add("--fps", type=syntax.frame_rate, covers={ClipSettings: ("fps",)},
-              help=described(texts["fps"], "as what is given, or 24"))  # fmt: skip
-    group.add("--sound-only", action="store_true", covers={ClipSettings: ("streams",)},
-              help="make no picture; for .wav and .flac")  # fmt: skip
+    group.add("--fps", type=syntax.frame_rate, help=described(texts["fps"], "as what is given, or 24"))
+    group.add("--sound-only", action="store_true", help="make no picture; for .wav and .flac")
     group.add("--picture-only", action="store_true", help="make no sound")
 
 
 def _conditions(command: Command) -> None:
     group = command.group("conditions", "What is given; all of it counts. FILE may be followed by :name=value,...")
     group.add("--image", action="append", default=[], metavar="[FRAME:]FILE[:STRENGTH[:CRF]]",
-              covers={Picture: ("frame", "strength", "append", "compression")},
               help="a picture at a frame, repeatable: 0 is the first frame, as without FRAME, -1 the last one; "
               "strength 0 to 1 (default: 1); CRF as --compression; also with :append=yes, which shows the picture of "
               "frame 0 beside the clip; transparency is ignored: the colours under it count, as with ComfyUI's Load "
@@ -327,7 +263,6 @@ def _conditions(command: Command) -> None:
               help="a sound, for which a picture is made, as long as it unless --frames or --seconds say otherwise; "
               "surround becomes stereo; :start=..,seconds=.. take a part of it")  # fmt: skip
     group.add("--audio-noise", type=syntax.within(settings_of(KeepAudio)["noise"]), default=0.0, metavar="N",
-              covers={KeepAudio: ("noise",)},
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
     group.add("--video", metavar="FILE", help="a video, for which sound is made; :start=..,seconds=..")
     _references(group)
@@ -336,8 +271,6 @@ def _conditions(command: Command) -> None:
 
 def _references(group: Group) -> None:
     group.add("--reference-video", action="append", default=[], metavar="FILE",
-              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames",
-                                       "outpaint", "margin", "edges")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
               "temporal_scale=..,grow=..,grow_frames=..,start=..,seconds=.. (default: 1, and scales as the LoRAs "
               "say); with :outpaint=around, left, right, top or bottom it is seen whole, and the in- and outpainting "
@@ -351,7 +284,6 @@ def _references(group: Group) -> None:
               "larger by grow pixels and grow_frames frames; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
     group.add("--tracks", action="append", default=[], metavar="FILE",
-              covers={MotionTracks: ("tracks", "width", "height", "frames")},
               help="motion tracks that an IC-LoRA follows, repeatable: JSON as of LTX-2 Motion Tracks; :strength=..,"
               "attention=..,downscale=..,temporal_scale=..,width=..,height=..,frames=.. (default: size and length of "
               "the clip, and scales as the LoRAs say)")  # fmt: skip
@@ -360,10 +292,8 @@ def _references(group: Group) -> None:
               "each other softly; for --reference-fill and outpaint")  # fmt: skip
     group.add_settings(Blending, prefix="blend_")
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
-              covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
     group.add("--character", action="append", default=[], metavar="PICTURE[:VOICE]",
-              covers={Character: ("way", "strength")},
               help="who is seen and heard in every window of the clip, by a picture, a sound or both, repeatable; "
               "way=auto, keyframe, ingredients or voice only (default: auto, as the LoRAs allow, which is said), "
               "strength=..; start=..,seconds=.. take a part of the sound")  # fmt: skip
@@ -373,22 +303,20 @@ def _references(group: Group) -> None:
               "--keep-references and --refine-sound 'hold and refer', at its length, rate and size; :strength=.. of "
               "the video, start=..,seconds=..")  # fmt: skip
     group.add("--generated-keyframes", metavar="N|FRAMES", type=syntax.parse_keyframes,
-              covers={GeneratedKeyframes: ("count", "frames")},
               help="generate so many frames one by one beside the clip, or those at FRAMES such as 24,48,-1; 0 takes "
               "one every 24 or 32 frames; for models that mark keyframes, such as LTX-2.5")  # fmt: skip
 
 
 def _changes(group: Group) -> None:
-    group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
+    group.add("--source", metavar="FILE",
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--timeline", type=syntax.file_path, metavar="FILE",
-              covers={owner: [*settings_of(owner)] for owner in (TimelineText, *OF_TIMELINES)},
               help="prompts, pictures, sound, references, characters and retakes with their seconds, as JSON of "
               "LTX-2 Timeline; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
-    group.add("--retake", type=syntax.parse_range, metavar="START:END", covers={RetakeRange: ("start", "end")},
+    group.add("--retake", type=syntax.parse_range, metavar="START:END",
               help="make these seconds of --source anew")  # fmt: skip
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",
-              covers={RetakeRange: ("streams",)}, help="retake one stream, and keep the other one")  # fmt: skip
+              help="retake one stream, and keep the other one")  # fmt: skip
     group.add(
         "--mask",
         type=syntax.file_path,
@@ -396,10 +324,8 @@ def _changes(group: Group) -> None:
         help="make anew what is white; a picture, whose transparency is ignored, or a video",
     )
     group.add("--feather", type=syntax.within(settings_of(InpaintMask)["feather"]), default=1, metavar="N",
-              covers={InpaintMask: ("feather",)},
               help="cells of 32 pixels over which a mask fades, 0 to 16 (default: 1)")  # fmt: skip
-    group.add("--mask-sound", action="store_true", covers={InpaintMask: ("sound",)},
-              help="with --mask, make the sound anew, too")  # fmt: skip
+    group.add("--mask-sound", action="store_true", help="with --mask, make the sound anew, too")
 
 
 def _sampling(command: Command) -> None:
@@ -427,7 +353,6 @@ def _guidance(command: Command) -> None:
 def _loras(command: Command) -> None:
     group = command.group("LoRAs")
     group.add("--lora", action="append", default=[], metavar="FILE[:STRENGTH][:NAME=VALUE,...]",
-              covers={Strengths: tuple(each.name for each in fields(Strengths)), Shrink: ("energy",)},
               help="a LoRA, repeatable; with strengths for video, audio, audio_to_video, video_to_audio and text, for "
               "some blocks (blocks=0-23+40), and over the run (schedule=1.0@1+0.5@0.3 are points sigma@strength, or "
               "step@strength with schedule_over=steps); energy=0.9 shrinks it, once, to ranks that keep this share of "
@@ -436,7 +361,7 @@ def _loras(command: Command) -> None:
               help="a LoRA for Gemma, or the part for Gemma of a LoRA that has both; repeatable")  # fmt: skip
     group.add("--distilled-lora", type=syntax.file_name, metavar="FILE[:energy=0.9]",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
-    group.add("--detailing-lora", type=syntax.file_path, metavar="FILE", covers={SecondStage: ("detailing",)},
+    group.add("--detailing-lora", type=syntax.file_path, metavar="FILE",
               help="the detailing IC-LoRA of LTX-2.5 (DFR): --refine then follows the small picture of the first "
               "stage")  # fmt: skip
     strengths = "distilled_lora_strength", "distilled_lora_refine_strength", "detailing_lora_strength"
@@ -445,7 +370,7 @@ def _loras(command: Command) -> None:
 
 def _long(command: Command) -> None:
     group = command.group("long clips")
-    group.add("--segments", type=syntax.file_path, metavar="FILE", covers={Segment: ("start",)},
+    group.add("--segments", type=syntax.file_path, metavar="FILE",
               help="prompts of a long clip: in each line seconds or minutes:seconds, then the prompt")  # fmt: skip
     group.add_settings(Windowing, named={"drift_control": "drift"})
     group.add("--resume", type=syntax.new_path, metavar="FOLDER", help="keep finished windows, and go on from them")
@@ -460,7 +385,7 @@ def _second_stage(command: Command) -> None:
               help="what enlarges it (default: found by name beside the checkpoint)")  # fmt: skip
     group.add("--temporal-upscaler", type=syntax.file_path, metavar="FILE",
               help="twice as many frames per second, as fast")  # fmt: skip
-    group.add("--refine", action="store_true", covers={SecondStage: ("refine",)},
+    group.add("--refine", action="store_true",
               help="a second stage, which puts detail into what was enlarged")  # fmt: skip
     group.add_settings(SecondStage, prefix="refine_", only=("sound", "noise_scale", "sigmas"))
     group.add_settings(SecondStage, only=("keep_references", "keep_keyframes", "rounds"))
@@ -469,7 +394,6 @@ def _second_stage(command: Command) -> None:
               metavar="[STREAM:][SIGMA:]NAME=VALUE,...",
               help="guidance of the second stage, as --guidance-up-to (default: as the recipe)")  # fmt: skip
     group.add("--tiles", type=syntax.parse_tiles, metavar="FxHxW",
-              covers={TileSettings: ("intervals", "rows", "columns")},
               help="refine in so many tiles in time, down and across (default: auto)")  # fmt: skip
     group.add_settings(TileSettings, prefix="tile_", only=("overlap", "frame_overlap", "mode", "positions"))
 

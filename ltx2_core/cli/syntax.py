@@ -165,21 +165,10 @@ def _read_value(name: str, word: str, converters: dict[str, Convert], text: str)
         raise SettingError(f"{text!r}: {name} cannot be read: {error}") from None
 
 
-@dataclass(frozen=True)
-class PictureFile:
-    """A picture as it was written: its file and the settings of the condition; ``compression`` None as trained."""
-
-    path: str
-    frame: int
-    strength: float = 1.0
-    compression: int | None = None
-    append: bool = False
-
-
-def parse_picture(text: str) -> PictureFile:
+def parse_picture(text: str) -> tuple[str, dict[str, Any]]:
     """Read FRAME:PATH, FRAME:PATH:STRENGTH, FRAME:PATH:STRENGTH:CRF, each with :strength=..,compression=..,append=..
 
-    Without FRAME: it is the first one.
+    Returns the file and the settings of ``Picture``; without FRAME: none is said, which is the first one.
 
     Raises:
         SettingError: it is written in another way.
@@ -196,7 +185,7 @@ def parse_picture(text: str) -> PictureFile:
     converters["frame"] = within(settings["frame"])
     written = {name: found[name] for name in ("frame", "strength", "compression") if found[name] is not None}
     values = {name: _read_value(name, word, converters, text) for name, word in written.items()}
-    return PictureFile(os.path.expanduser(found["path"]), **{"frame": 0} | values | options)
+    return os.path.expanduser(found["path"]), values | options
 
 
 class LoraFile(NamedTuple):

@@ -15,6 +15,8 @@ from ..settings import ClipSettings, Resources
 from . import syntax
 from .flags import Command, in_words, one_of
 
+_FILE, _NEW = in_words(syntax.file_path), in_words(syntax.new_path)
+
 
 def _plan(command: Command) -> None:
     group = command.group("what to plan for")
@@ -44,10 +46,9 @@ def _plan(command: Command) -> None:
 
 
 def _convert(command: Command) -> None:
-    path, new = in_words(syntax.file_path), in_words(syntax.new_path)
-    command.parser.add_argument("source", type=path, metavar="IN",
+    command.parser.add_argument("source", type=_FILE, metavar="IN",
                                 help="a checkpoint, a text encoder, or the folder of one")  # fmt: skip
-    command.parser.add_argument("target", type=new, metavar="OUT",
+    command.parser.add_argument("target", type=_NEW, metavar="OUT",
                                 help=".gguf for q8_0 and q4_k, else .safetensors")  # fmt: skip
     group = command.group("options")
     group.add("--format", type=one_of(CONVERTED), required=True, metavar=f"{{{','.join(CONVERTED)}}}",
@@ -60,11 +61,10 @@ def _convert(command: Command) -> None:
 
 
 def _lora(command: Command) -> None:
-    path, new = in_words(syntax.file_path), in_words(syntax.new_path)
     command.parser.add_argument("action", type=in_words(one_of(("shrink",))), metavar="shrink",
                                 help="give each layer the lowest rank that keeps so much of its change")  # fmt: skip
-    command.parser.add_argument("source", type=path, metavar="IN", help="a LoRA of any trainer")
-    command.parser.add_argument("target", type=new, metavar="OUT", help="a .safetensors file")
+    command.parser.add_argument("source", type=_FILE, metavar="IN", help="a LoRA of any trainer")
+    command.parser.add_argument("target", type=_NEW, metavar="OUT", help="a .safetensors file")
     group = command.group("options")
     group.add("--energy", type=syntax.number, metavar="SHARE",
               help="of the Frobenius norm of each layer's change that is kept, up to 1 (default: 0.9, or 1 with "
@@ -74,20 +74,18 @@ def _lora(command: Command) -> None:
 
 
 def _compare(command: Command) -> None:
-    path, new = in_words(syntax.file_path), in_words(syntax.new_path)
-    command.parser.add_argument("first", type=path, metavar="FIRST", help="a video, whose size and frame rate count")
-    command.parser.add_argument("second", type=path, metavar="SECOND", help="another one")
-    command.parser.add_argument("target", type=new, metavar="OUT", help="an .mp4 file, or a folder for pictures")
+    command.parser.add_argument("first", type=_FILE, metavar="FIRST", help="a video, whose size and frame rate count")
+    command.parser.add_argument("second", type=_FILE, metavar="SECOND", help="another one")
+    command.parser.add_argument("target", type=_NEW, metavar="OUT", help="an .mp4 file, or a folder for pictures")
     group = command.group("options")
     group.add_settings(Comparison)
     group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
 
 
 def _sign(command: Command) -> None:
-    path, new = in_words(syntax.file_path), in_words(syntax.new_path)
-    command.parser.add_argument("source", type=path, metavar="IN",
+    command.parser.add_argument("source", type=_FILE, metavar="IN",
                                 help="an .mp4, .wav, .flac or .png file that was made here")  # fmt: skip
-    command.parser.add_argument("target", type=new, metavar="OUT", help="the same, signed; may be IN")
+    command.parser.add_argument("target", type=_NEW, metavar="OUT", help="the same, signed; may be IN")
     group = command.group("options")
     group.add("--certificate", type=syntax.file_path, metavar="FILE",
               help=f"PEM of your certificate and those that lead to a root (default: {CERTIFICATE} of the "
@@ -112,18 +110,18 @@ def _passes(word: str) -> int:
 
 
 def _files(command: Command) -> None:
-    command.parser.add_argument("files", nargs="+", type=in_words(syntax.file_path), metavar="FILE")
+    command.parser.add_argument("files", nargs="+", type=_FILE, metavar="FILE")
 
 
 def _check(command: Command) -> None:
     _files(command)
-    command.group("options").add("--anchors", type=in_words(syntax.file_path), metavar="FILE",
+    command.group("options").add("--anchors", type=_FILE, metavar="FILE",
                                  help="PEM of authorities that are believed, such as the trust list of C2PA "
                                  f"(default: {ANCHORS} of the environment, or none)")  # fmt: skip
 
 
 def _tiny(command: Command) -> None:
-    command.parser.add_argument("folder", type=in_words(syntax.new_path), metavar="DIR")
+    command.parser.add_argument("folder", type=_NEW, metavar="DIR")
     command.group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                  help="of LTX-2 (default: 2.3)")  # fmt: skip
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,7 @@ _RIVALS = (
 
 def values_of(words: Sequence[str], command: Command) -> Values:
     """Return what a command line that was parsed before says, by the names of its flags."""
-    found: Values = {}
-    place = 0
-    while place < len(words):
-        flag, equals, value = words[place].partition("=")
-        place += 1
-        if not _is_flag(flag, command):
-            continue
-        name, form = _form(flag[2:], command)
-        if form in (SWITCH, YES):
-            found[name] = name == flag[2:]
-            continue
-        end = place
-        while not equals and end < len(words) and not _is_flag(words[end].partition("=")[0], command):
-            end += 1
-            if form != SEVERAL:
-                break
-        taken = [value] if equals else list(words[place:end])
-        place = place if equals else end
-        found[name] = _joined(found.get(name), taken, form)
-    return _portable(found, command)
+    return _portable(vars(command.reader.parse_known_args(list(words))[0]), command)
 
 
 def _portable(values: Values, command: Command) -> Values:
@@ -77,29 +59,13 @@ def _portable(values: Values, command: Command) -> Values:
 def repeated_in(words: Sequence[str], command: Command) -> list[str]:
     """Return a sentence for each flag of a command line that counts once and is given more often."""
     flags = (word.partition("=")[0] for word in words)
-    given = Counter(_form(flag[2:], command) for flag in flags if _is_flag(flag, command))
+    names = (flag[2:] for flag in flags if flag in command.flags and flag != "--help")
+    given = Counter(name if name in command.forms else name.removeprefix("no-") for name in names)
     return [
         f"--{name} is given {count} times: the last one counts{', so write all behind it' if form == SEVERAL else ''}."
-        for (name, form), count in given.items()
-        if count > 1 and form not in (REPEATED, YES)
+        for name, count in given.items()
+        if count > 1 and (form := command.forms[name]) not in (REPEATED, YES)
     ]
-
-
-def _joined(before: Value | None, taken: list[str], form: str) -> Value:
-    if form == REPEATED:
-        return [*before, *taken] if isinstance(before, list) else taken
-    return taken if form == SEVERAL else taken[0]
-
-
-def _is_flag(word: str, command: Command) -> bool:
-    return word in command.flags and word != "--help"
-
-
-def _form(name: str, command: Command) -> tuple[str, str]:
-    """The name of a flag without a no-, and how it is written."""
-    if name not in command.forms and name.startswith("no-"):
-        name = name[3:]
-    return name, command.forms[name]
 
 
 def words_of(values: Mapping[str, Value], command: Command) -> list[str]:
@@ -177,20 +143,28 @@ def lasting(values: Mapping[str, Value]) -> Values:
     return {name: values[name] for name in sorted(values) if name not in OF_A_RUN}
 
 
-def notes_of(values: Mapping[str, Value], model: str, digest: str) -> dict[str, str]:
-    """Return the tags by which a file says its settings; with --no-metadata only a digest, which tells nothing.
+@dataclass(frozen=True)
+class Notes:
+    """What the files of a clip say of themselves.
 
-    Args:
-        values: of the command line.
-        model: what it was made with.
+    Attributes:
+        values: the settings, as they were written.
+        model: what the clip was made with.
         digest: of settings and files (``digest_of``).
     """
-    if values.get("metadata") is False:
-        return {DIGEST_TAG: digest}
-    usual = {} if "latent" in values else {"seed": "0"}  # what a latent does not say nobody knows
-    settings = lasting({**usual, **values})
-    note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": model}}
-    return {DIGEST_TAG: digest, SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
+
+    values: Values
+    model: str
+    digest: str
+
+    def beside(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return ``tags`` with the settings; with --no-metadata only the digest, which tells nothing."""
+        if self.values.get("metadata") is False:
+            return {DIGEST_TAG: self.digest}
+        usual = {} if "latent" in self.values else {"seed": "0"}  # what a latent does not say nobody knows
+        settings = lasting({**usual, **self.values})
+        note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": self.model}}
+        return {**tags, DIGEST_TAG: self.digest, SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
 
 
 def values_in(path: Path, command: Command) -> Values:

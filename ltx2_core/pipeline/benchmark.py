@@ -27,11 +27,12 @@ from ..sampling import Step
 from ..text import Contexts
 from .decode_audio import audio_stages
 from .decode_video import DecodeVideo
+from .engine import Engine
 from .long import Script
 from .needs.blueprint import Blueprint
 from .needs.passes import passes_on_meta
 from .sample import Sample, Sampling
-from .stage import TRANSFORMER, Engine, LatentSize
+from .stage import TRANSFORMER, LatentSize
 
 SHAPE = ClipShape(512, 320, 33, Fraction(24))
 SIGMAS = (1.0, 0.9, 0.7, 0.4, 0.0)

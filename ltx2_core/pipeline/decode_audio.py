@@ -16,9 +16,10 @@ from ..health import check_finite, sound_findings
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
 from .encode_conditions import MEL_BINS
+from .engine import Engine
 from .needs.blueprint import Blueprint, empty_like
 from .precision import widen
-from .stage import AUDIO_DECODER, VOCODER, Engine, Stage
+from .stage import AUDIO_DECODER, VOCODER, Stage
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,14 @@ class DecodeMel(Stage):
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the decoder on the whole latent."""
-        decoder, latent = blueprint.network("audio_decoder"), self._latent(blueprint)
+        decoder = blueprint.network("audio_decoder")
+        latent = empty_like(decoder, self.batch, AUDIO_CHANNELS, self.latents, AUDIO_BINS)
         work = cost(lambda: decoder(latent).float())
         return StageNeed(self.name, blueprint.weights("audio_decoder"), work, latent.nbytes)
 
     def mel_frames(self, blueprint: Blueprint) -> int:
         """Return how many frames of a mel spectrogram come out."""
         return blueprint.network("audio_decoder").mel_frames(self.latents)
-
-    def _latent(self, blueprint: Blueprint) -> Tensor:
-        decoder = blueprint.network("audio_decoder")
-        return empty_like(decoder, self.batch, AUDIO_CHANNELS, self.latents, AUDIO_BINS)
 
     def run(self, engine: Engine, latent: Tensor) -> Tensor:
         """Return the mel spectrogram (B, 2, T, 64) of a latent (B, C, L, M), float32."""

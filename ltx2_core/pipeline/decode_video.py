@@ -24,9 +24,10 @@ from ..quantization import plain_dtype
 from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
 from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
+from .engine import Engine
 from .needs.blueprint import FLOAT32, Blueprint, empty_like
 from .precision import clean_inference, widen
-from .stage import NO_LOAD, VIDEO_DECODER, Engine, Load, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
+from .stage import NO_LOAD, VIDEO_DECODER, Load, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
 
 HOLD_LESS = (
     "make it smaller or shorter, close other programs, or keep its latent (LTX-2 Save AV Latent), of which `python -m "

@@ -26,10 +26,11 @@ from ..memory.ram import check_ram
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
+from .engine import Engine
 from .engines.shared_tiles import SharedTiles
 from .needs.blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
-from .stage import AUDIO_ENCODER, NO_LOAD, VIDEO_ENCODER, Engine, Load, NetworkKey, Stage, StageT, fit_tiles, try_in_ram
+from .stage import AUDIO_ENCODER, NO_LOAD, VIDEO_ENCODER, Load, NetworkKey, Stage, StageT, fit_tiles, try_in_ram
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent

@@ -37,8 +37,9 @@ from ..text import (
 )
 from ..text.prompts import MADE_BY, UNPROCESSED, foreign_syntax
 from ..text.tokenizer import LENGTH
+from .engine import Engine
 from .needs.blueprint import Blueprint, empty_like
-from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
+from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Stage
 
 LONGEST_PROMPT = 100_000  # characters, of which about a twentieth is read
 
@@ -226,18 +227,16 @@ def read_contexts(path: Path, engine: Engine) -> dict[str, Tensor]:
     return found
 
 
-def contexts_cache(engine: Engine, folder: str | Path | bool | None, limit: int = LIMIT_BYTES) -> DiskCache:
-    """Return the cache for contexts of prompts in ``folder``, which may have ``limit`` bytes.
-
-    True is the folder of the user's own, False or None keeps nothing.
-    """
-    return _cache_behind(engine, TEXT_COMPONENTS, folder, limit)
-
-
-def _cache_behind(
-    engine: Engine, components: Sequence[str], folder: str | Path | bool | None, limit: int = LIMIT_BYTES
+def contexts_cache(
+    engine: Engine,
+    folder: str | Path | bool | None,
+    limit: int = LIMIT_BYTES,
+    components: Sequence[str] = TEXT_COMPONENTS,
 ) -> DiskCache:
-    """The cache for what ``components`` make of prompts one after the other."""
+    """Return the cache for contexts of prompts, or what other ``components`` make of them one after the other.
+
+    It may have ``limit`` bytes in ``folder``: True is that of the user's own, False or None keeps nothing.
+    """
     if not folder:
         return NOWHERE
     dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, components)
@@ -265,7 +264,7 @@ def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[
 
     Says which prompts are longer than what is read, and what in them is of other programs.
     """
-    cache = _cache_behind(engine, ("text_features",), keep)
+    cache = contexts_cache(engine, keep, components=("text_features",))
     known = [cache.find(each) for each in prompts]
     if all(each is not None for each in known):
         encoded = [each["features"] for each in known if each is not None]

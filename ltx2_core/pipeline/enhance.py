@@ -23,9 +23,10 @@ from ..text.encoder import ROWS_AT_ONCE
 from ..text.enhance import ABOUT_PICTURE, INSTRUCTION, clean, find_lost
 from ..text.write import open_chat, write_tokens
 from .encode_text import readable_prompt
+from .engine import Engine
 from .engines.local import LocalEngine
 from .needs.blueprint import Blueprint, empty_like
-from .stage import TEXT_ENCODER, VISION_ENCODER, Engine, Events, Stage
+from .stage import TEXT_ENCODER, VISION_ENCODER, Events, Stage
 
 REVISION = 1  # one more whenever the same prompt would be written otherwise than before
 LONGEST_CHAT = 2048  # tokens of instruction and prompt that are planned for

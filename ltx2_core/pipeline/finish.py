@@ -20,11 +20,12 @@ from ..latents import AVLatent
 from ..settings import Request
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
+from .engine import Engine
 from .engines.local import LocalEngine
 from .grade import grade, in_full_precision
 from .plan import plan_stages
 from .precision import clean_inference
-from .stage import Engine, Events, Stage
+from .stage import Events, Stage
 from .takes import SeamLines, Take
 
 

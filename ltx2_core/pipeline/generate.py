@@ -23,6 +23,7 @@ from ..text.prompts import foreign_syntax
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
+from .engine import Engine
 from .engines.local import LocalEngine
 from .enhance import with_enhanced_prompt
 from .finish import Clip, Finish
@@ -30,7 +31,7 @@ from .grade import grade, in_full_precision
 from .long import Script
 from .plan import plan_stages
 from .precision import clean_inference
-from .stage import Engine, Events
+from .stage import Events
 from .stages import Stages
 from .takes import Take
 
@@ -126,7 +127,7 @@ def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: D
     if stages.refine is not None:
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         followed = () if small.video is None else complete.followed(small.video)
-        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *followed, *stages.held])
+        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *followed, *complete.held])
         latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
     for each in stages.rounds:
         latent, fps = each.upscale.run(engine, latent, fps)

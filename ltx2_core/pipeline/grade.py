@@ -20,7 +20,8 @@ from ..conditioning.light import (
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import shown
 from ..lora import Stack
-from .stage import VIDEO_DECODER, VIDEO_ENCODER, EngineT
+from .engine import EngineT
+from .stage import VIDEO_DECODER, VIDEO_ENCODER
 
 
 def grade(models: Models, loras: Stack, kept: str | None) -> Grading | None:

@@ -1,4 +1,4 @@
-"""Long clips: prompts by time, and what is given for the whole clip, window by window."""
+"""What a clip is sampled from: prompts by time, and what is given in it; of a long clip window by window."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from ..conditioning import AVState, LatentCondition, State, apply_conditions
 from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError, counted
 from ..latents import AVLatent
+from ..sampling import Step
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows, slice_window
 from ..text import Contexts, relay_prompts
 from .stage import LatentSize
 
 _log = logging.getLogger(__name__)
-
-# Samples a window from what it begins as, with its contexts, what is given in it, and its number.
-SampleWindow = Callable[[AVLatent, Contexts, Sequence[LatentCondition], int], AVLatent]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +47,8 @@ class Script:
     def check_batch(self, latent: AVLatent) -> None:
         """Raise SettingError unless every prompt is one for all clips of ``latent``, or one for each."""
         clips = max(map(len, latent.streams().values()))
-        for contexts in (*(part for _, part in self.parts), self.negative):
-            if contexts is not None and len(contexts.video) not in (1, clips):
+        for contexts in self._all:
+            if len(contexts.video) not in (1, clips):
                 raise SettingError(
                     f"{counted(len(contexts.video), 'prompt')} came for {counted(clips, 'clip')}: give one for all, "
                     "or one for each clip."
@@ -58,12 +56,16 @@ class Script:
 
     def check_masks(self) -> None:
         """Raise SettingError for prompts whose mask or area changes in time, which windows cannot follow."""
-        for contexts in (*(part for _, part in self.parts), self.negative):
-            if contexts is not None and any(each.changes for each in contexts.weights):
+        for contexts in self._all:
+            if any(each.changes for each in contexts.weights):
                 raise SettingError(
                     "The mask or area of a prompt changes from frame to frame, which windows cannot follow: give one "
                     "picture as its mask, or another prompt from a moment on with LTX-2 Segment."
                 )
+
+    @property
+    def _all(self) -> list[Contexts]:
+        return [each for each in (*(part for _, part in self.parts), self.negative) if each is not None]
 
     @property
     def first(self) -> Contexts:
@@ -105,6 +107,28 @@ class Script:
         return [max(begun, key=lambda part: part[0], default=self.parts[0])]
 
 
+@dataclass(frozen=True, eq=False)
+class SampleInputs:
+    """What a latent is made from.
+
+    Attributes:
+        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as. One that is still noisy is as a sampler hands it
+            out, here or in ComfyUI: divided by 1 - sigma.
+        fps: frames per second.
+        contexts: of the prompt.
+        negative: of the negative prompt; None where nothing asks for it.
+        conditions: what is given, in the order in which it applies.
+        last: the last step of an earlier call that this one continues.
+    """
+
+    latent: AVLatent
+    fps: Fraction
+    contexts: Contexts
+    negative: Contexts | None = None
+    conditions: Sequence[LatentCondition] = ()
+    last: Step | None = None
+
+
 def texts_in(starts: Sequence[float], window: Window, transition: float) -> range:
     """Return the numbers of the prompts that count somewhere in ``window``, by their rising ``starts`` in seconds."""
     first, last = (float(frame / window.fps) for frame in (window.frames.start, window.frames.stop))
@@ -121,11 +145,9 @@ def texts_at_once(starts: Sequence[float], windows: Sequence[Window], transition
 
 
 def sample_long(
-    sample_window: SampleWindow,
-    latent: AVLatent,
-    fps: Fraction,
+    sample: Callable[[SampleInputs, int], AVLatent],
+    inputs: SampleInputs,
     script: Script,
-    conditions: Sequence[LatentCondition],
     windows: Sequence[Window],
     windowing: Windowing,
     cache: DiskCache,
@@ -136,16 +158,14 @@ def sample_long(
     what they read, and what they begin with and are given.
 
     Args:
-        sample_window: samples one window, on the device of ``latent``.
-        latent: (B, C, F, H, W) and (B, C, T, M); what the clip begins as.
-        fps: frames per second.
+        sample: samples one window, by its number.
+        inputs: of the whole clip.
         script: contexts of the prompts.
-        conditions: what is given in the whole clip.
         windows: in the order in which they are sampled.
         windowing: how they are joined.
         cache: where finished windows are kept.
     """
-    whole = apply_conditions(latent, fps, conditions)
+    whole = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
     for sentence in script.unread(windows, windowing.transition):
         _log.warning(sentence)
 
@@ -158,17 +178,11 @@ def sample_long(
         key = fingerprint(window.number, contexts, state)
         if (kept := cache.find(key)) is not None:
             return AVLatent(kept.get("video"), kept.get("audio"))
-        made = sample_window(begin, contexts, given, window.number)
+        made = sample(replace(inputs, latent=begin, contexts=contexts, conditions=given), window.number)
         cache.keep(key, **made.streams())
         return made
 
-    return sample_windows(
-        sample_one,
-        whole.map(lambda state: state.unpacked(state.clean)),
-        windows,
-        overlap_strength=windowing.overlap_strength,
-        drift_control=windowing.drift_control,
-    )
+    return sample_windows(sample_one, whole.map(lambda state: state.unpacked(state.clean)), windows, windowing)
 
 
 @dataclass(frozen=True, eq=False)

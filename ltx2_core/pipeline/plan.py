@@ -5,7 +5,7 @@ use.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from ..memory.ram import ram as all_ram
-from .engines.prefetch import seconds_hidden
 from .needs.blueprint import Blueprint
 from .stage import NO_LOAD, Load, NetworkKey, Stage, StageT, need_of
 
@@ -171,8 +170,7 @@ def plan_stages(
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
-            notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, room.machine)]
-            notes += filter(None, [load.describe_graphs(stage, need, room.machine)])
+            notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, need, room.machine)]
             placements.append(placement.loaded_again(room) if used.issuperset(stage.networks) else placement)
             notes += _notes(placement, room)
         refusals += filter(None, [stage.refuse(room)])
@@ -192,6 +190,29 @@ def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load) -> P
     if (placement := place(need, room)) is None:
         raise DoesNotFitError(explain_refusal(need, room, stage.advise(need, room.budget)))
     return placement
+
+
+def seconds_hidden(stages: Sequence[Stage], placements: Sequence[Placement], room: Room) -> float:
+    """Return by how long the first reading of weights is hidden behind the work of the stages before.
+
+    Args:
+        stages: in their order.
+        placements: of all of them.
+        room: what they were placed in; of RAM no more is taken to be free than may be pinned.
+    """
+    early = [0.0] * len(stages)
+    used = set[NetworkKey[Any]]()
+    for number, placement in enumerate(placements):
+        used.update(stages[number].networks)
+        reads_itself = DISK in placement.tiers
+        rest = 0.0 if reads_itself else placement.run * placement.need.runs * room.machine.disk
+        free = float((room.budget or 0) - placement.device_bytes if room.in_ram else room.ram - placement.host_bytes)
+        for later in range(number + 1, len(stages)):
+            if used.isdisjoint(stages[later].networks):
+                free -= early[later]
+                more = max(0.0, min(placements[later].need.weights.total - early[later], free, rest))
+                early[later], free, rest = early[later] + more, free - more, rest - more
+    return sum(early) / room.machine.disk
 
 
 def _notes(placement: Placement, room: Room) -> list[str]:

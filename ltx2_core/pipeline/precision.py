@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ..errors import Finding, NotANumberError
-from .stage import EngineT, Stage
+from .engine import EngineT
+from .stage import Stage
 
 Setting = tuple[Any, str, Any]  # owner, name and value of an attribute
 

@@ -14,9 +14,10 @@ from ..checkpoint import Models
 from ..latents import AVLatent
 from ..sampling import Step
 from ..video_vae.preview import PreviewFactors, released_factors
+from .engine import Engine
 from .messages import SEPARATOR, StepTimer, working
 from .sketch import sketch
-from .stage import AUDIO_DECODER, TRANSFORMER, Engine, NetworkKey, Networks
+from .stage import AUDIO_DECODER, TRANSFORMER, NetworkKey, Networks
 
 PREVIEW_TIME_SHARE = 0.02  # of a run
 

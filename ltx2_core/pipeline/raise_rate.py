@@ -38,11 +38,12 @@ from ..sampling.rounds import (
 )
 from ..settings import SamplingSettings
 from .encode_conditions import check_marker
-from .long import Script, sampled_size
+from .engine import Engine
+from .long import SampleInputs, Script, sampled_size
 from .needs.blueprint import Blueprint
 from .needs.passes import need_of_passes
-from .sample import SampleInputs, Sampling, hooks_of, sample
-from .stage import TRANSFORMER, Engine, LatentSize, Stage
+from .sample import Sampling, hooks_of, sample
+from .stage import TRANSFORMER, LatentSize, Stage
 
 NO_KEYFRAMES = (
     "The frame rate is raised between keyframes, and this latent has none: connect LTX-2 Generated Keyframes to the "
@@ -125,11 +126,6 @@ class RaiseRate(Stage):
         return tuple(sorted({frame for each in self.windows for frame in (*each.anchors, *each.slots)}))
 
     @property
-    def steps(self) -> int:
-        """The steps of a window."""
-        return len(ROUND_SIGMAS) - 1
-
-    @property
     def measured(self) -> "RaiseRate":
         """The stage without its LoRAs."""
         return replace(self, loras=None)
@@ -140,7 +136,8 @@ class RaiseRate(Stage):
         Raises SettingError for a transformer that does not mark keyframes.
         """
         check_marker(blueprint)
-        return need_of_passes(blueprint, self.size, ("cond",), self.steps * len(self.windows), name=self.name)
+        steps = (len(ROUND_SIGMAS) - 1) * len(self.windows)
+        return need_of_passes(blueprint, self.size, ("cond",), steps, name=self.name)
 
     def run(
         self,
@@ -167,7 +164,7 @@ class RaiseRate(Stage):
             for number, window in enumerate(self.windows):
                 begin = part_of(whole, window, fps, told)
                 inputs = SampleInputs(begin, told, script.first, None, items_of(window, whole, conditions))
-                hooks = hooks_of(engine, self.name, number * self.steps, len(self.windows) * self.steps)
+                hooks = hooks_of(engine, self.name, number, len(self.windows))
                 dtype = engine.dtype(TRANSFORMER)
                 found = sample(networks[TRANSFORMER], inputs, self._sampling(number), dtype, hooks)
                 assert found.video is not None and found.keyframes is not None

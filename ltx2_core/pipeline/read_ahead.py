@@ -9,10 +9,11 @@ from ..memory.placement import StageNeed
 from ..settings import CompleteRequest
 from ..text import Features, Tokenizer, compute_hidden_states, extract_features
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
+from .engine import Engine
 from .engines.local import LocalEngine
 from .needs.blueprint import Blueprint
 from .precision import clean_inference
-from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
+from .stage import TEXT_ENCODER, TEXT_FEATURES, Events, Networks, Stage
 from .stages import Stages
 
 KEPT_BYTES = 2**36  # of the prompts of a batch on disk; one takes 12 MB in bfloat16
@@ -104,7 +105,8 @@ def read_ahead(
     """
     engine = LocalEngine(models, complete.request.resources, events, complete.loras)
     cache = contexts_cache(engine, folder, KEPT_BYTES)
-    unread = [prompt for prompt in dict.fromkeys(prompts) if not _is_kept(cache.path(prompt))]
+    places = {prompt: cache.path(prompt) for prompt in prompts}
+    unread = [prompt for prompt, path in places.items() if path is None or not path.is_file()]
     for first in range(0, len(unread), MOST_AT_ONCE):
         some = unread[first : first + MOST_AT_ONCE]
         features = ReadInTurn().run(engine, some)
@@ -113,7 +115,3 @@ def read_ahead(
             for prompt, each in zip(some[start:], Connect(len(group)).run(engine, group)):
                 cache.keep(prompt, video=each.video, audio=each.audio)
     return len(unread)
-
-
-def _is_kept(path: Path | None) -> bool:
-    return path is not None and path.is_file()

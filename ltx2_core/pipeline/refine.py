@@ -16,12 +16,13 @@ from ..memory.placement import Room, StageNeed, explain_refusal, least_bytes
 from ..sampling import Refine as RefineRecipe
 from ..sampling import Tiles, TileSettings
 from ..settings import SamplingSettings
-from .long import Script, sampled_size
+from .engine import Engine
+from .long import SampleInputs, Script, sampled_size
 from .needs.blueprint import FLOAT32, Blueprint
 from .needs.passes import latent_bytes, need_of_passes
 from .needs.products import describe_products
-from .sample import SampleInputs, Sampling, hooks_of, sample
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
+from .sample import Sampling, hooks_of, sample
+from .stage import NO_LOAD, TRANSFORMER, LatentSize, Load, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
 # the overlaps of smaller ones.
@@ -39,18 +40,14 @@ class Refine(Stage):
         sampling: how; its ``tiles`` None takes as few as fit.
         size: of the whole latent.
         refines_sound: whether the sound is generated, too.
-        overlap: cells of the latent that chosen tiles share along time, height and width.
-        local: whether each chosen tile counts its positions from 0.
-        alone: whether each chosen tile is a clip by itself.
+        whole: one tile, which is split until it fits where ``sampling`` names no tiles.
         loras: in place of those of the model.
     """
 
     sampling: Sampling
     size: LatentSize
     refines_sound: bool = True
-    overlap: tuple[int, int, int] = (4, 4, 4)
-    local: bool = False
-    alone: bool = False
+    whole: Tiles = Tiles((1, 1, 1))
     loras: Stack | None = None
     name = "refining"
     networks = (TRANSFORMER,)
@@ -78,8 +75,8 @@ class Refine(Stage):
         Raises:
             SettingError: for more tiles than the latent has cells.
         """
-        cut, size = tiles if isinstance(tiles, TileSettings) else TileSettings(), sampled_size(state, ())
-        chosen = tiles if isinstance(tiles, Tiles) else cut.chosen()
+        asked, size = tiles if isinstance(tiles, TileSettings) else TileSettings(), sampled_size(state, ())
+        chosen = tiles if isinstance(tiles, Tiles) else asked.chosen()
         if chosen is not None and size.video is not None:
             chosen.spans(size.video)
         sampling = Sampling(
@@ -87,10 +84,10 @@ class Refine(Stage):
             recipe.guidance,
             replace(SamplingSettings(), **{name: getattr(first, name) for name in KEPT}, sampler=recipe.sampler),
             chosen,
-            cut.together,
+            asked.together,
             drawn,
         ).for_streams(state.free)
-        return cls(sampling, size, "audio" in state.free, cut.cells, cut.local, cut.alone, loras)
+        return cls(sampling, size, "audio" in state.free, asked.whole, loras)
 
     @property
     def tiles(self) -> Tiles:
@@ -115,7 +112,7 @@ class Refine(Stage):
             return self
         tokens = MAX_TILE_TOKENS
         while True:
-            tiles = Tiles.within(self.size.video, tokens, self.overlap, self.local, self.alone)
+            tiles = self.whole.within(self.size.video, tokens)
             stage = replace(self, sampling=replace(self.sampling, tiles=tiles))
             if room.budget is None:
                 return stage

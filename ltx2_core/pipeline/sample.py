@@ -34,6 +34,7 @@ from ..sampling import (
     count_runs,
     in_walks,
     one_by_one,
+    passes_needed,
     schedules,
 )
 from ..sampling.denoiser import ManyNetworks
@@ -43,12 +44,13 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..transformer import Network, SequenceParallel
-from .long import Script, sample_long
+from .engine import Engine
+from .long import SampleInputs, Script, sample_long
 from .needs.blueprint import Blueprint
 from .needs.cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .needs.passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
 from .needs.products import describe_products
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, LatentSize, Load, Stage, need_of
 
 _log = logging.getLogger(__name__)
 
@@ -128,33 +130,12 @@ class Sampling:
 
     def passes(self, both_streams: bool, reference_sound: bool = False) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
-        return tuple(self.guidance.passes(both_streams, self.sampler.needs_negative, reference_sound))
+        streams = self.guidance.video, self.guidance.audio
+        return tuple(passes_needed(streams, both_streams, self.sampler.needs_negative, reference_sound))
 
     def passes_of(self, size: LatentSize) -> tuple[str, ...]:
         """Return the passes that a step over a latent of ``size`` needs at most."""
         return self.passes(size.video is not None and size.audio is not None, size.appended[1] > 0)
-
-
-@dataclass(frozen=True, eq=False)
-class SampleInputs:
-    """What a latent is made from.
-
-    Attributes:
-        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as. One that is still noisy is as a sampler hands it
-            out, here or in ComfyUI: divided by 1 - sigma.
-        fps: frames per second.
-        contexts: of the prompt.
-        negative: of the negative prompt; None where nothing asks for it.
-        conditions: what is given, in the order in which it applies.
-        last: the last step of an earlier call that this one continues.
-    """
-
-    latent: AVLatent
-    fps: Fraction
-    contexts: Contexts
-    negative: Contexts | None = None
-    conditions: Sequence[LatentCondition] = ()
-    last: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -457,20 +438,11 @@ class Sample(Stage):
         if stage.most_passes is not None:
             _log.info("%s", stage._describe_turns())
         with engine.use(stage, self.loras) as networks:
-            network = networks[TRANSFORMER]
+            run = partial(stage._sample, engine, networks[TRANSFORMER])
             if self.windowing is None:
-                result = stage._sample(engine, network, inputs)
+                result = run(inputs)
             else:
-
-                def sample_window(
-                    begin: AVLatent, contexts: Contexts, given: Sequence[LatentCondition], number: int
-                ) -> AVLatent:
-                    here = replace(inputs, latent=begin, contexts=contexts, conditions=given)
-                    return stage._sample(engine, network, here, number)
-
-                result = sample_long(
-                    sample_window, inputs.latent, fps, script, conditions, self.windows, self.windowing, cache
-                )
+                result = sample_long(run, inputs, script, self.windows, self.windowing, cache)
         if self.sampling.sigmas[-1] == 0:
             engine.events.report_findings(latent_findings(result, self.name))
         return result
@@ -493,23 +465,19 @@ class Sample(Stage):
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
         """Sample window ``number``, with a seed of its own; a clip without windows is the first of them."""
-        sampling, steps = replace(self.sampling, window=number), self.sampling.steps
-        hooks = hooks_of(engine, self.name, number * steps, len(self.windows) * steps)
+        sampling, hooks = replace(self.sampling, window=number), hooks_of(engine, self.name, number, len(self.windows))
         return sample(network, inputs, sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text, self.most_passes)
 
 
-def hooks_of(engine: Engine, name: str, before: int = 0, everything: int = 0) -> Hooks:
+def hooks_of(engine: Engine, name: str, window: int = 0, windows: int = 1) -> Hooks:
     """Return hooks that tell the events of ``engine`` how far the stage ``name`` is.
 
-    Args:
-        engine: also learns the moment of each step.
-        name: of the stage.
-        before: steps that were done already, in other windows.
-        everything: steps of all windows; those of this run if they are more.
+    ``window`` is the number of the one that is sampled, of so many ``windows`` of as many steps each.
     """
 
     def on_step(done: int, total: int, step: Step) -> None:
-        engine.events.on_progress(name, before + done, max(total, everything))
-        engine.events.on_step(before + done, max(total, everything), step)
+        done, total = window * total + done, max(1, windows) * total
+        engine.events.on_progress(name, done, total)
+        engine.events.on_step(done, total, step)
 
     return Hooks(on_step, engine.events.check, engine.set_moment)

@@ -1,26 +1,19 @@
-"""What a stage is, what an engine is, and what they say to each other."""
+"""What a stage is: what it works with, what it needs, and whom it tells."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar, cast
-
-import torch
+from typing import Any, Generic, TypeVar, cast
 
 from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, Vocoder
-from ..checkpoint import Models
 from ..checkpoint.encoder_alone import VISION
-from ..checkpoint.text_encoder import TextEncoderFiles
 from ..errors import Finding
 from ..geometry import ClipShape
-from ..lora import Stack
 from ..memory.machine import Machine
-from ..memory.placement import SMALLER, Placement, Room, StageNeed
+from ..memory.placement import SMALLER, Room, StageNeed
 from ..sampling import Step
-from ..settings import Resources
-from ..text import Connector, TextEncoder, TextFeatures, Tokenizer, VisionEncoder
+from ..text import Connector, TextEncoder, TextFeatures, VisionEncoder
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
 from ..video_vae import Decoder, VideoEncoder
@@ -29,7 +22,6 @@ from .takes import Take
 
 N = TypeVar("N", covariant=True)
 StageT = TypeVar("StageT", bound="Stage")
-EngineT = TypeVar("EngineT", bound="Engine")
 
 
 @dataclass(frozen=True)
@@ -160,17 +152,13 @@ class Load:
         """Return the need of a stage with its LoRAs."""
         return need
 
-    def remarks(self, stage: "Stage", machine: Machine) -> Sequence[str]:
-        """Say what it costs and what could be had in its place."""
+    def remarks(self, stage: "Stage", need: StageNeed, machine: Machine) -> Sequence[str]:
+        """Say what it costs a stage with this ``need``, and what could be had in its place."""
         return ()
 
     def with_graphs(self, stage: "Stage", need: StageNeed, room: Room) -> StageNeed:
         """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""
         return need
-
-    def describe_graphs(self, stage: "Stage", need: StageNeed, machine: Machine) -> str:
-        """Say whether steps are CUDA graphs, and why not; empty if nobody asked for them."""
-        return ""
 
 
 NO_LOAD = Load()
@@ -253,83 +241,3 @@ def try_in_ram(stages: Iterable[StageT], room: Room, waiting: Callable[[StageT],
         yield stage
         if not room.in_ram and waiting(stage) <= room.free:
             yield replace(stage, in_ram=True)  # type: ignore[type-var]
-
-
-class StagePlan(Protocol):
-    """What is planned for a list of stages, as far as engines follow it; ``plan.py`` makes it."""
-
-    def stage(self, stage: StageT) -> StageT | None:
-        """Return the planned stage of the same name, whose tiles are chosen; None if there is none."""
-
-    def placement(self, name: str) -> Placement | None:
-        """Return the placement of the stage called ``name``; None if there is none."""
-
-    def networks_after(self, name: str) -> Sequence[NetworkKey[Any]]:
-        """Return what the stages behind that called ``name`` work with, in their order; empty if there is none."""
-
-    def check(self) -> None:
-        """Raise DoesNotFitError if a stage does not fit."""
-
-
-class Engine(Protocol):
-    """The owner of a card: a host's memory management, this package's own, or a stand-in for tests."""
-
-    models: Models
-    events: Events
-    loras: Stack  # that every network gets, unless a stage has others
-    resources: Resources  # with which attention the transformer computes, and how LoRAs act
-
-    @property
-    def encoder(self) -> TextEncoderFiles:
-        """The files of the text encoder."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the text encoder."""
-
-    @property
-    def blueprint(self) -> Blueprint:
-        """The networks as shapes, in the formats they run in."""
-
-    def device(self, key: NetworkKey[Any]) -> torch.device:
-        """Return where a network runs."""
-
-    def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
-        """Return what a network computes in."""
-
-    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
-        """Return what a stage that streams this network may take now."""
-
-    def follow(self, plan: StagePlan) -> None:
-        """Place every stage of ``plan`` as it says.
-
-        Raises:
-            DoesNotFitError: if the plan does not fit.
-        """
-
-    @property
-    def load(self) -> Load:
-        """What LoRAs and CUDA graphs add to the needs of stages."""
-
-    def clear_ram(self, nbytes: int) -> None:
-        """Let weights that rest in RAM make room for ``nbytes`` of frames."""
-
-    def fit(self, stage: StageT) -> StageT:
-        """Return ``stage`` as it was planned, or as it fits now: with its tiles chosen."""
-
-    def use(self, stage: Stage, loras: Stack | None = None) -> AbstractContextManager[Networks]:
-        """Bring the networks of ``stage`` to where they run, for as long as the context lasts.
-
-        Args:
-            stage: placed as it was planned, or as it fits now.
-            loras: in place of those of the model.
-
-        Raises:
-            DoesNotFitError: if the stage does not fit.
-        """
-
-    def in_float32(self: EngineT, keys: Iterable[NetworkKey[Any]]) -> EngineT:
-        """Return the same engine with these networks in float32; stages are placed as they fit now."""
-
-    def set_moment(self, sigma: float, step: int) -> None:
-        """Set the sigma and step at which LoRA schedules of the networks in use are evaluated."""

@@ -17,12 +17,13 @@ from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
 from .encode_conditions import ConditionSizes, SizeOnlyEncoders, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
+from .engine import Engine
 from .long import sampled_size, texts_at_once
 from .needs.blueprint import Blueprint
 from .raise_rate import RaiseRate, placeholder
 from .refine import Refine
 from .sample import Sample, Sampling
-from .stage import Engine, LatentSize, Stage, upscaler_key
+from .stage import LatentSize, Stage, upscaler_key
 from .upscale import Upscale
 
 
@@ -47,7 +48,6 @@ class Stages:
         refine: the second stage; None without one.
         rounds: what doubles the frame rate after it, one after the other.
         final_conditions: what is given in the second stage, at its size.
-        held: what the second stage keeps beside them: the sound, if that was asked for.
         decode_audio: mel spectrogram and sound; None where the clip has none.
         decode_video: the frames; None where the clip has none.
     """
@@ -59,7 +59,6 @@ class Stages:
     refine: Refine | None
     rounds: tuple[Round, ...]
     final_conditions: ConditionSizes
-    held: tuple[LatentCondition, ...]
     decode_audio: DecodeAudio | None
     decode_video: DecodeVideo | None
     blueprint: Blueprint
@@ -98,7 +97,6 @@ class Stages:
             refine=_second_stage(request, ahead, final) if second.refine else None,
             rounds=rounds,
             final_conditions=final,
-            held=request.held,
             decode_audio=_audio_decoder(request, engine.blueprint),
             decode_video=_video_decoder(request, engine.blueprint, ahead, final, rounds),
             blueprint=engine.blueprint,

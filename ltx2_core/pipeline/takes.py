@@ -160,23 +160,18 @@ def _tensors(take: Take) -> dict[str, Tensor]:
 
 def _about(take: Take) -> dict[str, object]:
     """All that is no tensor, as JSON can hold it."""
-    about: dict[str, object] = {"drawn": list(take.drawn)} if take.drawn else {}
-    if take.times != 1:
-        about["times"] = take.times
-    if take.made_by is not None:
-        about["made_by"] = take.made_by
-    if take.fps is not None:
-        about["fps"] = str(take.fps)
-    if take.content.keyframes is not None:
-        about["keyframes"] = list(take.content.keyframes.frames)
-    if take.last is not None:
-        about["last"] = {"sigma": float(take.last.sigma), "start_sigma": float(take.last.start_sigma)}
-    if take.seams is not None:
-        size, lines = take.seams
-        about["seams"] = {"size": list(size)} | {name: list(each) for name, each in zip(_LINES, lines) if each}
-    if take.shown is not None:
-        about["shown"] = list(take.shown)
-    return about
+    keyframes, last, seams = take.content.keyframes, take.last, take.seams
+    about = {
+        "drawn": [*take.drawn] or None,
+        "times": None if take.times == 1 else take.times,
+        "made_by": take.made_by,
+        "fps": None if take.fps is None else str(take.fps),
+        "keyframes": None if keyframes is None else [*keyframes.frames],
+        "last": None if last is None else {"sigma": float(last.sigma), "start_sigma": float(last.start_sigma)},
+        "seams": seams and {"size": seams[0]} | {name: each for name, each in zip(_LINES, seams[1]) if each},
+        "shown": take.shown,
+    }
+    return {name: value for name, value in about.items() if value is not None}
 
 
 def _digest(about: str, tags: str, tensors: Mapping[str, Tensor]) -> str:

@@ -16,8 +16,9 @@ from ..memory.placement import StageNeed
 from ..memory.trace import cost
 from ..upscaler import LatentUpscaler, Upscaler, UpscalerConfig
 from ..video_vae.layers import ChannelStatistics
+from .engine import Engine
 from .needs.blueprint import Blueprint
-from .stage import Engine, NetworkKey, Stage, upscaler_key
+from .stage import NetworkKey, Stage, upscaler_key
 
 
 def upscale(

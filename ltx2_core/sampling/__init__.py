@@ -12,7 +12,6 @@ from .guidance import (
     StreamGuidance,
     in_walks,
     passes_needed,
-    perturbation_of,
 )
 from .recipes import Recipe, Refine, recipe_for
 from .samplers import SAMPLERS, Step, euler
@@ -44,7 +43,6 @@ __all__ = [
     "ltx2",
     "one_by_one",
     "passes_needed",
-    "perturbation_of",
     "recipe_for",
     "split_tiles",
 ]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,57 +11,12 @@ from ..conditioning.masks import fit_video_mask
 from ..errors import SettingError
 from ..geometry import video_tokens
 from ..latents import AVLatent
-from ..transformer import TextSchedule
+from ..text import Contexts, PromptWeight
 
 _EDGE = 8  # cells at most over which the edge of an area fades, as in ComfyUI
 
 
-class Weight(Protocol):
-    """How much a prompt counts beside others (``text.PromptWeight``, whose attributes these are)."""
-
-    @property
-    def strength(self) -> float:
-        """How much everywhere."""
-
-    @property
-    def mask(self) -> Tensor | None:
-        """Times this in the picture, (F, H, W)."""
-
-    @property
-    def area(self) -> tuple[float, ...] | None:
-        """Only there: lengths, then starts."""
-
-    @property
-    def in_cells(self) -> bool:
-        """What the area is measured in; else in shares of the clip."""
-
-    @property
-    def has_place(self) -> bool:
-        """True if it is not the same in the whole picture."""
-
-
-class Contexts(Protocol):
-    """The text contexts of both streams, (B, L, D) each."""
-
-    @property
-    def video(self) -> Tensor:
-        """That of the video."""
-
-    @property
-    def audio(self) -> Tensor:
-        """That of the audio."""
-
-    def at(self, sigma: float) -> "Contexts":
-        """Return those that hold at a noise level, of several prompts the first."""
-
-    def parts_at(self, sigma: float) -> "Sequence[tuple[Contexts, Weight]]":
-        """Return those of all prompts that hold at a noise level, with how much each counts."""
-
-    def schedule(self, stream: str, positions: Tensor) -> TextSchedule | None:
-        """Return which rows count for which token of a stream; None for all alike."""
-
-
-def shares(weights: Sequence[Weight], state: AVState) -> list[AVLatent]:
+def shares(weights: Sequence[PromptWeight], state: AVState) -> list[AVLatent]:
     """Return which share each of several prompts has in each token, (1, N, 1); of the sound by strength alone.
 
     Appended tokens have no place of their own in the picture: there, too, strength alone counts.
@@ -98,7 +52,7 @@ def blended(estimates: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _at_tokens(weight: Weight, state: State) -> Tensor:
+def _at_tokens(weight: PromptWeight, state: State) -> Tensor:
     """The weight of each token of a stream."""
     count = state.latent.shape[1]
     plain = torch.full((1, count, 1), float(weight.strength), device=state.latent.device)
@@ -113,7 +67,7 @@ def _at_tokens(weight: Weight, state: State) -> Tensor:
     return state.with_own(plain, video_tokens(cells).to(plain) * float(weight.strength))
 
 
-def _in_area(weight: Weight, size: tuple[int, int, int]) -> Tensor:
+def _in_area(weight: PromptWeight, size: tuple[int, int, int]) -> Tensor:
     """1 in an area (F, H, W), fading out at edges inside the picture unless there is a mask, which says it all."""
     assert weight.area is not None
     axes = len(weight.area) // 2

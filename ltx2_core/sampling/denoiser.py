@@ -11,23 +11,22 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..conditioning import AVState, State
 from ..errors import SettingError
 from ..latents import AVLatent
-from ..transformer import UNPERTURBED, Network, Pass, Perturbation, StepCache, StreamInput, TextCache, Velocities
-from .blend import Contexts, Weight, blended, shares
-from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, in_walks, passes_needed, perturbation_of
+from ..text import Contexts, PromptWeight
+from ..transformer import (
+    UNPERTURBED,
+    Network,
+    Pass,
+    Perturbation,
+    StepCache,
+    StreamInput,
+    TextCache,
+    Transformer,
+    Velocities,
+)
+from .blend import blended, shares
+from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, in_walks, passes_needed
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
-
-
-class CachingNetwork(Network, Protocol):
-    """A transformer that may leave out blocks."""
-
-    def sweep(
-        self,
-        passes: Sequence[Pass],
-        between_blocks: Callable[[], None] | None = None,
-        step_cache: StepCache | None = None,
-    ) -> Sequence[Velocities]:
-        """Compute the velocities of all passes; ``step_cache`` decides what is left out."""
 
 
 @runtime_checkable
@@ -131,7 +130,7 @@ class Denoiser:
         self._sigma = sigma
         names = self.passes(latent, active.values())
         video, audio = active.get("video", NEUTRAL), active.get("audio", NEUTRAL)
-        perturbations = {name: perturbation_of(name, video, audio) for name in names}
+        perturbations = {name: PASSES[name].leaves_out(video, audio) for name in names}
         inputs = self._inputs(latent, sigma, active)
         velocities = self._velocities(inputs, perturbations)
         x0 = {name: _x0(latent, inputs, velocities[name]) for name in names}
@@ -161,7 +160,7 @@ class Denoiser:
                 made[name].append(self._for_all_tokens(velocities, swept.get("cond", velocities)))
         return {name: self._mean([weight for _, weight in prompts[name]], made[name]) for name in perturbations}
 
-    def _prompts(self, negative: bool) -> Sequence[tuple[Contexts, Weight]]:
+    def _prompts(self, negative: bool) -> Sequence[tuple[Contexts, PromptWeight]]:
         """The prompts that hold, each with its weight."""
         contexts = self._needed_negative() if negative else self.contexts
         return contexts.parts_at(self._sigma)
@@ -190,7 +189,7 @@ class Denoiser:
             return velocities
         return video, self.state.audio.with_own(whole, audio)
 
-    def _mean(self, weights: Sequence[Weight], velocities: list[Velocities]) -> Velocities:
+    def _mean(self, weights: Sequence[PromptWeight], velocities: list[Velocities]) -> Velocities:
         if len(velocities) == 1:
             return velocities[0]
         parts = shares(weights, self.state)
@@ -216,9 +215,10 @@ class Denoiser:
         if pair is not None:
             del alone["cond"], alone["negative"]
         asked = [*([pair] if pair else []), *alone.values()]
+        results: Sequence[Velocities]
         if self.step_cache:
             cache = self._caches.setdefault(number, StepCache(self.step_cache))
-            results = cast(CachingNetwork, self.network).sweep(asked, self.between_blocks, cache)
+            results = cast(Transformer, self.network).sweep(asked, self.between_blocks, cache)
         else:
             results = self.network.sweep(asked, self.between_blocks)
         if pair is None:

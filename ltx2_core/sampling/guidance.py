@@ -272,11 +272,6 @@ class GuidanceBySigma:
             raise SettingError("The guidance table is empty; it needs at least one row, for example (1.0, Guidance()).")
 
     @property
-    def needs_negative_context(self) -> bool:
-        """True if any row needs a negative prompt."""
-        return any(row.needs_negative_context for row in self.rows)
-
-    @property
     def rows(self) -> tuple[Guidance, ...]:
         """Everything that applies at some noise level."""
         return tuple(guidance for _, guidance in self.table)
@@ -310,12 +305,6 @@ class StreamGuidance:
     def for_streams(self, free: Collection[str]) -> "StreamGuidance":
         """Return the same, neutral for streams that are not in ``free``, as frozen and absent ones have to be."""
         return replace(self, **{name: NEUTRAL for name in STREAMS if name not in free})
-
-    def passes(
-        self, both_streams: bool = True, always_negative: bool = False, reference_sound: bool = False
-    ) -> list[str]:
-        """Return the passes that a step needs at most; see ``passes_needed``."""
-        return passes_needed((self.video, self.audio), both_streams, always_negative, reference_sound)
 
     def needs_negative(self, sampler: Sampler) -> bool:
         """Return whether this guidance or ``sampler`` needs a negative prompt."""
@@ -398,8 +387,3 @@ def in_walks(passes: Iterable[str], most: int | None = None) -> list[tuple[str, 
     ordered = sorted(passes, key=lambda name: PASSES[name].reads_negative) if most else list(passes)
     size = most or max(1, len(ordered))
     return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
-
-
-def perturbation_of(name: str, video: Guidance, audio: Guidance) -> Perturbation:
-    """Return the perturbation of pass ``name``, given the guidance of both streams at one noise level."""
-    return PASSES[name].leaves_out(video, audio)

@@ -169,12 +169,7 @@ def dpmpp_2m(denoise: Estimate, latent: AVLatent, sigmas: list[float], last: Ste
 
 
 def euler_ancestral(
-    denoise: Denoise,
-    latent: AVLatent,
-    sigmas: list[float],
-    noise: Noise | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
+    denoise: Denoise, latent: AVLatent, sigmas: list[float], noise: Noise | None = None, eta: float = 1.0
 ) -> Iterator[Step]:
     """Euler below the next level, and back up with fresh noise (rectified flow; ``README.md``, "Samplers").
 
@@ -185,17 +180,12 @@ def euler_ancestral(
         old = (start - x0 * (1 - sigma)) * (1 / sigma)
         down = 1 + (sigma_next / sigma - 1) * eta
         share = down * (1 - sigma_next) / (1 - down * sigma_next)
-        latent = _noised(denoise, x0, old, share, sigma_next, noise, s_noise)
+        latent = _noised(denoise, x0, old, share, sigma_next, noise)
         yield Step(sigma_next, latent, x0, sigma, start)
 
 
 def euler_cfg_pp(
-    denoise: Denoise,
-    latent: AVLatent,
-    sigmas: list[float],
-    noise: Noise | None = None,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
+    denoise: Denoise, latent: AVLatent, sigmas: list[float], noise: Noise | None = None, eta: float = 0.0
 ) -> Iterator[Step]:
     """Euler to the guided x0, but from the noise that the negative pass sees (CFG++, Chung et al., arXiv:2406.08070).
 
@@ -206,7 +196,7 @@ def euler_cfg_pp(
         old = (start - unguided * (1 - sigma)) * (1 / sigma)
         fall = sigma_next / (1 - sigma_next) * (1 - sigma) / sigma  # of the noise-to-signal ratio
         share = math.sqrt(max(0.0, 1 - eta**2 * (1 - fall**2)))
-        latent = _noised(denoise, x0, old, share, sigma_next, noise, s_noise)
+        latent = _noised(denoise, x0, old, share, sigma_next, noise)
         yield Step(sigma_next, latent, x0, sigma, start)
 
 
@@ -278,7 +268,6 @@ def _noised(
     share: float,
     sigma: float,
     noise: Callable[[AVLatent], AVLatent] | None,
-    s_noise: float = 1.0,
 ) -> AVLatent:
     """``x0`` at level ``sigma``: ``share`` (0..1) of the noise is ``old``, and fresh noise makes up the variance."""
     latent = x0 * (1 - sigma) + old * (sigma * share)
@@ -287,7 +276,7 @@ def _noised(
         return latent
     if noise is None:
         raise SettingError("This sampler draws fresh noise at every step; give it a source, such as Noise(seed).")
-    return denoise.hold(latent + noise(latent) * (fresh * s_noise))
+    return denoise.hold(latent + noise(latent) * fresh)
 
 
 def _line(a: AVLatent, sigma_a: float, b: AVLatent, sigma_b: float) -> tuple[AVLatent, AVLatent]:

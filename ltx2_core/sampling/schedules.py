@@ -89,28 +89,27 @@ def simple(steps: int = 20) -> list[float]:
     return [*(_table_level(entry) for entry in entries), 0.0]
 
 
-def distilled(steps: int = 8) -> list[float]:
-    """Return the eight steps that the distilled models were trained for."""
-    return _fixed("distilled", steps)
+FIXED: dict[str, tuple[float, ...]] = {
+    "distilled": (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0),  # what they were trained for
+    "distilled_refine": (0.909375, 0.725, 0.421875, 0.0),  # of the second stage
+}
 
 
-def distilled_refine(steps: int = 3) -> list[float]:
-    """Return the three steps of the second stage."""
-    return _fixed("distilled_refine", steps)
+def _fixed(name: str, steps: int | None = None) -> list[float]:
+    sigmas = FIXED[name]
+    if steps not in (None, len(sigmas) - 1):
+        raise SettingError(
+            f"steps is {steps}; the schedule {name} has exactly {len(sigmas) - 1}. For a part of it, set a start step."
+        )
+    return list(sigmas)
 
 
 SCHEDULES: dict[str, Callable[..., list[float]]] = {
     "ltx2": ltx2,
-    "distilled": distilled,
-    "distilled_refine": distilled_refine,
+    **{name: partial(_fixed, name) for name in FIXED},
     "linear_quadratic": linear_quadratic,
     "beta": beta,
     "simple": simple,
-}
-
-FIXED: dict[str, tuple[float, ...]] = {
-    "distilled": (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0),
-    "distilled_refine": (0.909375, 0.725, 0.421875, 0.0),
 }
 
 
@@ -298,15 +297,6 @@ def _runs_together(steps: int, tokens: int, max_shift: float, base_shift: float)
         f"With max_shift {max_shift:g} and base_shift {base_shift:g}, the {steps} steps of a schedule for {tokens} "
         "tokens run together: use smaller shifts (the official ones are 2.05 and 0.95), fewer steps or a smaller clip."
     )
-
-
-def _fixed(name: str, steps: int) -> list[float]:
-    sigmas = FIXED[name]
-    if steps != len(sigmas) - 1:
-        raise SettingError(
-            f"steps is {steps}; the schedule {name} has exactly {len(sigmas) - 1}. For a part of it, set a start step."
-        )
-    return list(sigmas)
 
 
 _TABLE = 10_000  # levels, as ComfyUI has them for LTX-2

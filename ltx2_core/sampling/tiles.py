@@ -51,23 +51,12 @@ class Tiles:
                 "must be at least 1 tile, and at least 0 cells."
             )
 
-    @classmethod
-    def within(
-        cls, size: Size, tokens: int, overlap: Size = (4, 4, 4), local: bool = False, alone: bool = False
-    ) -> "Tiles":
-        """Choose as few tiles as have at most ``tokens`` cells each; time is cut last.
+    def within(self, size: Size, tokens: int) -> "Tiles":
+        """Split a latent (F, H, W) further, as little as leaves at most ``tokens`` cells in each tile; time comes last.
 
-        Args:
-            size: (F, H, W) of the latent.
-            tokens: The most cells of a tile.
-            overlap: Cells that neighbours share along time, height and width.
-            local: As the field.
-            alone: As the field.
-
-        Raises:
-            SettingError: If even single cells are more.
+        Raises SettingError if even single cells are more.
         """
-        tiles = cls((1, 1, 1), overlap, local, alone)
+        tiles = self
         while math.prod(sides := tiles.largest(size)) > tokens:
             axis = 1 if sides[1] >= sides[2] else 2
             axis = axis if sides[axis] > _SIDE or sides[0] == 1 else 0
@@ -166,17 +155,6 @@ class TileSettings(Checked):
             )
 
     @property
-    def cells(self) -> tuple[int, int, int]:
-        """The latent cells that neighbours share along time, height and width."""
-        across = self.overlap // SPACE_SCALE
-        return self.frame_overlap // TIME_SCALE, across, across
-
-    @property
-    def local(self) -> bool:
-        """True if each tile counts its positions from 0."""
-        return self.positions != "absolute"
-
-    @property
     def alone(self) -> bool:
         """True if each tile is a clip by itself."""
         return self.positions == "alone"
@@ -186,13 +164,17 @@ class TileSettings(Checked):
         """True if tiles are blended at every step."""
         return self.mode == "together"
 
+    @property
+    def whole(self) -> Tiles:
+        """One tile, which is split as these settings say where they name no counts."""
+        across = self.overlap // SPACE_SCALE
+        shared = self.frame_overlap // TIME_SCALE, across, across
+        return Tiles((1, 1, 1), shared, self.positions != "absolute", self.alone)
+
     def chosen(self) -> Tiles | None:
         """Return the tiles that were asked for; None if as few are to be chosen as the memory allows."""
         counts = self.intervals, self.rows, self.columns
-        if not any(counts):
-            return None
-        intervals, rows, columns = (max(1, count) for count in counts)
-        return Tiles((intervals, rows, columns), self.cells, self.local, self.alone)
+        return replace(self.whole, counts=tuple(max(1, count) for count in counts)) if any(counts) else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -205,11 +187,16 @@ class View:
     origin: Tensor | None = None  # (3,) seconds and pixels at which the part begins, where that is to count as 0
     alone: bool = False  # a clip by itself, of which the first latent is one frame
 
-    def pick(self, whole: Pass, select: Callable[[StreamInput, Tensor], StreamInput]) -> Pass:
-        """Reduce a pass to this view; ``select`` reduces the input of a stream to numbered tokens."""
-        assert whole.video is not None
-        audio = whole.audio if whole.audio is None or self.audio is None else select(whole.audio, self.audio)
-        return Pass(select(whole.video, self.video), audio, whole.perturbation)
+    def passes(self, whole: Sequence[Pass]) -> list[Pass]:
+        """Reduce passes to this view; those that share an input still do."""
+        select = cache(self.select)
+
+        def reduced(each: Pass) -> Pass:
+            assert each.video is not None
+            audio = each.audio if each.audio is None or self.audio is None else select(each.audio, self.audio)
+            return Pass(select(each.video, self.video), audio, each.perturbation)
+
+        return [reduced(each) for each in whole]
 
     def select(self, stream: StreamInput, which: Tensor) -> StreamInput:
         """Reduce the input of a stream to the tokens ``which`` (n,), as far as it has them."""
@@ -312,17 +299,12 @@ class TiledNetwork:
         self, views: Sequence[View], passes: Sequence[Pass], between_blocks: Callable[[], None] | None
     ) -> Iterator[Sequence[Velocities]]:
         """Yield the velocities of all passes in each view, one after the other where there is one device."""
-        groups = (_picked(view, passes) for view in views)
+        groups = (view.passes(passes) for view in views)
         if isinstance(self._network, ManyNetworks):
             yield from self._network.sweep_each(list(groups), between_blocks)
         else:
             for group in groups:
                 yield self._network.sweep(group, between_blocks)
-
-
-def _picked(view: View, passes: Sequence[Pass]) -> list[Pass]:
-    select = cache(view.select)  # passes that share an input still do
-    return [view.pick(each, select) for each in passes]
 
 
 def one_by_one(

@@ -153,16 +153,11 @@ class Segment(Checked):
     prompt: str
 
 
-SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
-
-
 def sample_windows(
-    sample: SampleWindow,
+    sample: Callable[[Window, AVLatent, list[LatentCondition]], AVLatent],
     latent: AVLatent,
     windows: Sequence[Window],
-    *,
-    overlap_strength: float = 1.0,
-    drift_control: float = 0.0,
+    windowing: Windowing = Windowing(),
 ) -> AVLatent:
     """Sample a long clip window by window; each new window fades in, linearly, over what was known of it.
 
@@ -170,9 +165,8 @@ def sample_windows(
         sample: Makes a window from its stretch of the clip and the conditions that hold what is known of it.
         latent: The start of the whole clip.
         windows: From ``split_windows``.
-        overlap_strength: 0..1, how firmly a window keeps what is known.
-        drift_control: 0..1, how far the mean and deviation of each channel are drawn to those of the first window,
-            against colours and loudness that drift.
+        windowing: How firmly a window keeps what is known, and how far the mean and deviation of each channel are drawn
+            to those of the first window, against colours and loudness that drift.
 
     Returns:
         The whole clip on the CPU, float32.
@@ -180,11 +174,11 @@ def sample_windows(
     whole, first = latent.to("cpu", torch.float32), None
     for window in windows:
         begin = slice_window(whole, window)
-        made = sample(window, begin, _conditions(window, begin, overlap_strength)).to("cpu", torch.float32)
+        made = sample(window, begin, _conditions(window, begin, windowing.overlap_strength)).to("cpu", torch.float32)
         if first is None:
             first = made
-        elif drift_control:
-            made = made.map(partial(_toward, factor=drift_control), first, begin)
+        elif windowing.drift_control:
+            made = made.map(partial(_toward, factor=windowing.drift_control), first, begin)
         whole = whole.map(_joined, made, window)
     return whole
 

@@ -6,7 +6,6 @@ are all made from these fields (see ``fields.py``).
 """
 
 from ..sampling import ScheduleSettings
-from .characters import place_character, place_timeline
 from .clip import (
     AS_GIVEN,
     AS_PROMPT,
@@ -60,8 +59,6 @@ __all__ = [
     "names_of",
     "parameters_text",
     "parse_stg_blocks",
-    "place_character",
-    "place_timeline",
     "read_prompts",
     "read_seeds",
     "scheduled",

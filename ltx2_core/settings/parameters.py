@@ -1,6 +1,5 @@
 """Settings as one text, in the form that sharing sites know from Stable Diffusion web UI ("parameters")."""
 
-from ..sampling import AnyGuidance
 from .request import CompleteRequest
 
 
@@ -15,7 +14,7 @@ def parameters_text(request: CompleteRequest, model: str) -> str:
     values = {
         "Steps": len(request.sigmas) - 1,
         "Sampler": request.sampler,
-        "CFG scale": f"{_text_scale(request.guidance.video):g}",
+        "CFG scale": f"{request.guidance.video.rows[0].text_scale:g}",
         "Seed": settings.seed,
         "Size": f"{clip.width}x{clip.height}",
         "Model": model,
@@ -26,7 +25,3 @@ def parameters_text(request: CompleteRequest, model: str) -> str:
     negative = " ".join(request.negative.split())
     line = ", ".join(f"{name}: {value}" for name, value in values.items())
     return "\n".join([*prompts, *([f"Negative prompt: {negative}"] if negative else []), line])
-
-
-def _text_scale(guidance: AnyGuidance) -> float:
-    return guidance.rows[0].text_scale

@@ -409,8 +409,7 @@ def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[f
     name = settings.schedule or recipe.schedule
     if name == CUSTOM:
         return settings.sigmas()
-    is_plain = settings == ScheduleSettings(settings.steps, settings.schedule, custom_sigmas=settings.custom_sigmas)
-    if is_plain or name in schedules.FIXED:
+    if name in schedules.FIXED:
         return recipe.sigmas(settings.steps, settings.schedule, tokens=tokens)
     steps = settings.steps or len(recipe.sigmas(None, settings.schedule)) - 1
     return replace(settings, steps=steps, schedule=name).sigmas(tokens if recipe.by_tokens else None)

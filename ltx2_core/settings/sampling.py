@@ -8,7 +8,7 @@ from typing import Annotated
 from ..errors import SettingError, counted
 from ..errors.foreign import shown
 from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, zero
-from ..latents import NOISE_ORDERS
+from ..latents import NOISE_ORDERS, STREAMS
 from ..sampling import SAMPLERS, AnyGuidance, Guidance, GuidanceBySigma, Recipe, StreamGuidance
 from ..sampling.guidance import read_stg_blocks
 
@@ -170,15 +170,13 @@ class StreamScales(Checked):
 
     def guidance(self, both: Guidance) -> StreamGuidance:
         """Return the guidance of each stream: ``both``, but for the scales that are set here."""
-        video = replace(
-            both,
-            text_scale=self.video_text_scale or both.text_scale,
-            cross_modal_scale=self.video_cross_modal_scale or both.cross_modal_scale,
-        )
-        audio = replace(
-            both,
-            text_scale=self.audio_text_scale or both.text_scale,
-            cross_modal_scale=self.audio_cross_modal_scale or both.cross_modal_scale,
+        video, audio = (
+            replace(
+                both,
+                text_scale=getattr(self, f"{stream}_text_scale") or both.text_scale,
+                cross_modal_scale=getattr(self, f"{stream}_cross_modal_scale") or both.cross_modal_scale,
+            )
+            for stream in STREAMS
         )
         return StreamGuidance(video, audio)
 
@@ -201,11 +199,7 @@ class GuidanceRange(Checked):
 
     def apply(self, before: StreamGuidance, new: Guidance) -> StreamGuidance:
         """Return ``before`` with ``new`` in this range."""
-        changed = {
-            name: self._added(getattr(before, name), new)
-            for name in ("video", "audio")
-            if self.stream in (name, "both")
-        }
+        changed = {name: self._added(getattr(before, name), new) for name in STREAMS if self.stream in (name, "both")}
         return replace(before, **changed)
 
     def _added(self, before: AnyGuidance, new: Guidance) -> AnyGuidance:

@@ -93,7 +93,7 @@ def test_a_path_of_windows_in_json_is_told_how_it_is_written():
     with pytest.raises(SettingError, match=r"each \\ of a path twice"):
         Timeline.parse(r'{"pictures": [{"file": "C:\Users\anna.png"}]}')
     with pytest.raises(MissingFileError, match=r"each \\ of a path twice"):
-        open_local(parse_picture("0:C:\new\boat.png:0.8").path)
+        open_local(parse_picture("0:C:\new\boat.png:0.8")[0])
 
 
 def test_what_ended_a_file_is_told_though_its_remains_cannot_go(windows, unlink, tmp_path, monkeypatch):

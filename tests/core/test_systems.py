@@ -292,7 +292,7 @@ def test_the_home_of_a_user_is_meant_where_shells_leave_it(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     monkeypatch.setenv("USERPROFILE", "/home/anna")
     assert file_path("~/clip.mp4") == Path("/home/anna/clip.mp4")
-    assert parse_picture("-1:~/cat.png:0.8").path == "/home/anna/cat.png"
+    assert parse_picture("-1:~/cat.png:0.8")[0] == "/home/anna/cat.png"
     assert parse_character("~/anna.png:~/anna.wav")[0] == [Path("/home/anna/anna.png"), Path("/home/anna/anna.wav")]
     assert file_path("a~/b") == Path("a~/b")
     assert file_path(".") == Path.cwd() and file_path("..") == Path.cwd().parent  # which sentences can call by a name

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,12 +22,12 @@ from ...errors import DoesNotFitError, first_line
 from ...lora import Stack
 from ...memory.arrival import arrival_on
 from ...memory.placement import Placement, Rate, Room
-from ...memory.ring import Link
 from ...memory.store import Store
 from ...memory.twin import twin_of
 from ...transformer import Pass, Velocities
+from ..engine import Engine
 from ..plan import place_stage
-from ..stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
+from ..stage import TRANSFORMER, VIDEO_DECODER, VIDEO_ENCODER, NetworkKey, Networks, Stage
 from .device_thread import concerns_all, why_left_out, working_on
 from .prepare import Prepared, adapters_of, ready
 from .shared_tiles import SharedDecoder, SharedTiles
@@ -220,25 +220,7 @@ class Twin:
             yield Worker(self.device, networks[self.key], self.rate)
 
 
-class SharingEngine(Engine, Protocol):
-    """An engine whose first device others help.
-
-    Attributes:
-        other_devices: beside the first one.
-    """
-
-    other_devices: Sequence[torch.device]
-
-    def room_on(self, device: torch.device) -> Room:
-        """Return what a stage may take of ``device`` now."""
-
-    def link_to(self, device: torch.device) -> Link:
-        """Return what brings weights to ``device``."""
-
-
-def make_twins(
-    stage: Stage, networks: Mapping[NetworkKey[Any], Prepared], engine: SharingEngine, loras: Stack
-) -> list[Twin]:
+def make_twins(stage: Stage, networks: Mapping[NetworkKey[Any], Prepared], engine: Engine, loras: Stack) -> list[Twin]:
     """Return the shared network of a stage for the other devices, each as it fits there; nobody runs yet.
 
     Networks that run elsewhere than the transformer are not shared.
@@ -280,6 +262,8 @@ def shared_by(
 ) -> Iterator[Networks]:
     """Yield ``networks`` with the shared one of all devices; as they are where there are no twins.
 
+    A device that cannot begin is left out.
+
     Args:
         twins: for the other devices.
         networks: ready to run on the first one, that of ``engine``.
@@ -290,44 +274,17 @@ def shared_by(
         yield networks
         return
     key = twins[0].key
-    first = Worker(engine.device(key), networks[key], rate_of(placement, engine.room(key)))
-    if key in SHARED_TILES:
-        with making_tiles_together(key, first, twins) as shared:
-            yield networks.replaced(key, shared)
-        return
-    with working_together(first, twins, engine.blueprint.layers) as devices:
-        yield networks.replaced(key, devices)
-
-
-@contextmanager
-def working_together(first: Worker, twins: Sequence[Twin], layers: int) -> Iterator[Devices]:
-    """Yield a network of all devices; one that cannot begin is left out.
-
-    Args:
-        first: the device where tensors are.
-        twins: for the others.
-        layers: how many blocks the network has.
-    """
     with ExitStack() as stack:
-        devices = Devices([first, *_begun(twins, stack)], layers)
-        stack.callback(devices.close)
-        yield devices
-
-
-@contextmanager
-def making_tiles_together(key: NetworkKey[Any], first: Worker, twins: Sequence[Twin]) -> Iterator[SharedTiles]:
-    """Yield a decoder or encoder of all devices; one that cannot begin is left out.
-
-    Args:
-        key: names the network.
-        first: the device where tiles are blended.
-        twins: for the others.
-    """
-    with ExitStack() as stack:
-        helpers = [(worker.device, worker.network) for worker in _begun(twins, stack)]
-        shared = SHARED_TILES[key](first.network, first.device, helpers)
+        first = Worker(engine.device(key), networks[key], rate_of(placement, engine.room(key)))
+        helpers = [*_begun(twins, stack)]
+        shared: Devices | SharedTiles
+        if key in SHARED_TILES:
+            others = [(each.device, each.network) for each in helpers]
+            shared = SHARED_TILES[key](first.network, first.device, others)
+        else:
+            shared = Devices([first, *helpers], engine.blueprint.layers)
         stack.callback(shared.close)
-        yield shared
+        yield networks.replaced(key, shared)
 
 
 def _begun(twins: Sequence[Twin], stack: ExitStack) -> Iterator[Worker]:

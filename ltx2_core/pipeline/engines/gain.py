@@ -156,7 +156,7 @@ def _passes(
 ) -> tuple[float, list[str]]:
     """Seconds of a step whose passes are dealt out, and the passes of each device."""
     sampling, size = stage.sampling, stage.size
-    names = sampling.passes(both_streams=size.video is not None and size.audio is not None)
+    names = sampling.passes_of(size)
     passes = passes_on_meta(blueprint, size, names)
     late = frozenset({sampling.guidance.first_stg_block})
     passes = [

@@ -2,40 +2,37 @@
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...checkpoint import Models
-from ...checkpoint.folders import files_of
 from ...checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ...checkpoint.upscaler import UpscalerFile, build_upscaler
 from ...checkpoint.versions import VERSIONS
-from ...disk_cache import cache_folder
 from ...errors import MissingFileError, SettingError
 from ...lora import Stack, compare
 from ...memory.arrival import arrival_on
-from ...memory.link import Plain, can_stream, link_to
-from ...memory.machine import Machine, computing_dtype, this_machine, usable
+from ...memory.link import Plain, link_to
+from ...memory.machine import Machine, usable
 from ...memory.pinned import PinnedMemory
 from ...memory.placement import UNLIMITED, Placement, Room
 from ...memory.ram import free_ram, pinnable, ram
 from ...memory.ring import Link
 from ...memory.store import Store
-from ...quantization import check_format, scaled_product
+from ...quantization import check_format
 from ...settings import Resources, dtype_of
 from ...text import Tokenizer
-from ...transformer import SequenceParallel, TransformerConfig, check_heads
+from ...transformer import SequenceParallel, check_heads
 from ..needs.blueprint import FLOAT32, Blueprint, blueprint_of
 from ..plan import Plan
-from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
-from .device_thread import working_on
+from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage
 from .gain import describe_gain, describe_sharing
+from .hardware import best_device, compute_dtype, current_machine, devices_named
 from .planned import PlannedEngine
 from .prepare import Prepared, adapters_of, build_modules, folded_stack, joined
 from .processes import Processes, joined_processes
@@ -103,7 +100,7 @@ class LocalEngine(PlannedEngine):
         other.loras, other._plan = loras, None
         return other
 
-    def follow(self, plan: StagePlan) -> None:
+    def follow(self, plan: Plan) -> None:
         """Place every stage of ``plan`` as it says, and say what several devices, or processes, gain.
 
         Raises:
@@ -111,15 +108,14 @@ class LocalEngine(PlannedEngine):
         """
         super().follow(plan)
         rooms = [self.room_on(device) for device in (self._device, *self.other_devices)]
-        if not isinstance(plan, Plan) or any(room.budget is None for room in rooms):
+        if any(room.budget is None for room in rooms):
             return
-        for line in self._describe_gain(plan, rooms):
+        if self._processes is None:
+            lines = describe_gain(plan, self.blueprint, rooms, self.load)
+        else:
+            lines = describe_sharing(plan, self.blueprint, rooms[0], self.load) if self._processes.rank == 0 else []
+        for line in lines:
             _log.info("%s", line)
-
-    def _describe_gain(self, plan: Plan, rooms: list[Room]) -> list[str]:
-        if self._processes is not None:
-            return describe_sharing(plan, self.blueprint, rooms[0], self.load) if self._processes.rank == 0 else []
-        return describe_gain(plan, self.blueprint, rooms, self.load)
 
     def _own_device(self, processes: Processes) -> torch.device:
         """The device of this one of several processes, whose heads are checked before anything is loaded."""
@@ -294,100 +290,6 @@ def _check_loras(loras: Stack, models: Models) -> None:
         if not lora.is_for_text_encoder:
             compare(lora, models)
             strengths.check_blocks(models.layers)
-
-
-def best_device() -> torch.device:
-    """Return the fastest device of this machine."""
-    counts = _device_counts()
-    return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if counts[kind]))
-
-
-def device_named(name: str) -> torch.device:
-    """Return the device that is called ``name``, such as "cuda:1".
-
-    Raises:
-        SettingError: this machine has none of that name.
-    """
-    counts = _device_counts()
-    with suppress(RuntimeError):  # for a name that PyTorch does not know
-        device = torch.device(name.strip().lower())
-        if (device.index or 0) < counts.get(device.type, 0):
-            return device
-    known = [kind if number == 0 else f"{kind}:{number}" for kind, count in counts.items() for number in range(count)]
-    raise SettingError(
-        f"device is {name[:40]!r}, which this machine, or its PyTorch, does not have: leave it out, or take one of "
-        f"{', '.join(known)}."
-    )
-
-
-def devices_named(names: Sequence[str]) -> tuple[torch.device, ...]:
-    """Return the devices of these names, which work together.
-
-    Raises:
-        SettingError: for one that this machine does not have, for one twice, and for devices of several kinds.
-    """
-    devices = tuple(map(device_named, names))
-    twice = {str(device) for device in devices if device.type != "cpu" and devices.count(device) > 1}
-    if twice or len({device.type for device in devices}) > 1:
-        raise SettingError(
-            f"devices are {', '.join(names)[:80]}: give different devices of one kind, such as cuda:0,cuda:1, so that "
-            "they compute the same."
-        )
-    return devices
-
-
-def other_devices_named(names: str, own: torch.device) -> tuple[torch.device, ...]:
-    """Return the devices that share the work with ComfyUI's ``own`` one, the first of ``names``, which commas separate.
-
-    Raises:
-        SettingError: for names that are no devices of this machine, and where another one is the first.
-    """
-    if not names.strip():
-        return ()
-    first, *others = devices_named(names.split(","))
-    if (first.type, first.index or 0) != (own.type, own.index or 0):
-        raise SettingError(
-            f"devices begin with {first}, but ComfyUI computes on {own}, and does there what is not shared: begin with "
-            f"{own}, or start ComfyUI with another --cuda-device."
-        )
-    return tuple(others)
-
-
-def _device_counts() -> dict[str, int]:
-    """How many devices of each kind there are."""
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    others = torch.xpu.device_count() if torch.xpu.is_available() else 0
-    return {"cuda": cards, "xpu": others, "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-
-
-def compute_dtype(device: torch.device, width: int) -> torch.dtype:
-    """Return what networks compute in: bfloat16 as they were trained, on a CPU only where it is faster in it.
-
-    Args:
-        device: where.
-        width: channels of the transformer's tokens; 0 where there is none.
-    """
-    if device.type != "cpu":
-        return torch.bfloat16
-    return computing_dtype(width, cache_folder())
-
-
-def width_of(version: str) -> int:
-    """Return how many channels the transformer's video tokens have in a release."""
-    return TransformerConfig.from_json(VERSIONS[version].config["transformer"]).video.width
-
-
-def current_machine(device: torch.device, path: Path | None = None, dtype: torch.dtype = torch.float32) -> Machine:
-    """Return the present machine, measured once and remembered.
-
-    Args:
-        device: the card, or the CPU.
-        path: the file or the folder of a model, on the disk that is measured.
-        dtype: what a CPU computes in.
-    """
-    largest = None if path is None else max(files_of(path), key=lambda file: file.stat().st_size)
-    with working_on(device):
-        return this_machine(device, largest, cache_folder(), scaled_product, can_stream(device), dtype)
 
 
 def _rounded(nbytes: int) -> int:

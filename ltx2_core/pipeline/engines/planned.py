@@ -18,12 +18,11 @@ from ...lora import LoraAdapter, Stack
 from ...memory.machine import forget_machine
 from ...memory.pinned import PinnedMemory
 from ...memory.placement import Placement, Room
-from ...memory.ring import Link
-from ...settings import Resources
 from ...transformer import attending_with, compiling, note_step
-from ..plan import place_stage
+from ..engine import Engine
+from ..plan import Plan, place_stage
 from ..precision import exact_float32
-from ..stage import TRANSFORMER, Engine, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
+from ..stage import TRANSFORMER, NetworkKey, Networks, Stage, StageT, need_of
 from .devices import make_twins, shared_by
 from .pace import Pace
 from .prefetch import reading_ahead
@@ -39,9 +38,8 @@ class PlannedEngine(Engine, ABC):
 
     pinned: PinnedMemory  # holds weights in RAM
     other_devices: Sequence[torch.device] = ()  # help the first one
-    resources: Resources  # with which attention the transformer computes, compiled or as CUDA graphs, and how LoRAs act
     _pace: Pace | None = None  # of a stage that asks its network again and again
-    _plan: StagePlan | None = None
+    _plan: Plan | None = None
     _in_use: Sequence[LoraAdapter] = ()
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
 
@@ -59,23 +57,6 @@ class PlannedEngine(Engine, ABC):
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack) -> AbstractContextManager[Networks]:
         """Bring the networks of ``stage`` to where they run, with ``loras``, as a context."""
 
-    @abstractmethod
-    def holds(self, key: NetworkKey[Any]) -> bool:
-        """Return whether a network is built already."""
-
-    @property
-    @abstractmethod
-    def spare_ram(self) -> int:
-        """Bytes of RAM that are neither taken nor promised nor kept free; may be negative."""
-
-    @abstractmethod
-    def room_on(self, device: torch.device) -> Room:
-        """Return what a stage may take of ``device`` now."""
-
-    @abstractmethod
-    def link_to(self, device: torch.device) -> Link:
-        """Return what brings weights to ``device``."""
-
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what a stage that streams this network may take now."""
         return self.room_on(self.device(key))
@@ -84,7 +65,7 @@ class PlannedEngine(Engine, ABC):
         """Let weights that rest in RAM make room for ``nbytes`` of frames."""
         self.pinned.leave(nbytes)
 
-    def follow(self, plan: StagePlan) -> None:
+    def follow(self, plan: Plan) -> None:
         """Place every stage of ``plan`` as it says.
 
         Raises:
@@ -106,10 +87,6 @@ class PlannedEngine(Engine, ABC):
         other._wide = self._wide.union(*(key.components for key in keys))
         return other
 
-    def planned(self, stage: Stage) -> Placement | None:
-        """Return the placement of ``stage`` in the plan; None if there is none."""
-        return None if self._plan is None else self._plan.placement(stage.name)
-
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of ``stage`` will be; None where they are used as they lie.
 
@@ -118,7 +95,7 @@ class PlannedEngine(Engine, ABC):
             DoesNotFitError: if the stage was not planned and does not fit.
         """
         self._check_files(stage)
-        if (planned := self.planned(stage)) is not None:
+        if self._plan is not None and (planned := self._plan.placement(stage.name)) is not None:
             return planned
         return place_stage(stage, self.blueprint, self.room(stage.networks[0]), self.load)
 

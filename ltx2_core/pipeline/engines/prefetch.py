@@ -4,15 +4,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from ...checkpoint import Models
 from ...checkpoint.upscaler import UpscalerFile
 from ...disk_cache.mapped import FileSpan
 from ...memory.page_cache import ReadAhead, cut
-from ...memory.placement import DISK, Placement, Room, gigabytes
+from ...memory.placement import DISK, Placement, gigabytes
+from ..engine import Engine
+from ..plan import Plan
 from ..stage import (
     AUDIO_DECODER,
     CONNECTORS,
@@ -23,7 +23,6 @@ from ..stage import (
     VOCODER,
     NetworkKey,
     Stage,
-    StagePlan,
 )
 
 _log = logging.getLogger(__name__)
@@ -35,27 +34,12 @@ _OF_A_CLIP = (TEXT_ENCODER, TEXT_FEATURES, CONNECTORS, TRANSFORMER, AUDIO_DECODE
 _TOLD = 10**8  # bytes; of less the log says nothing
 
 
-class Owner(Protocol):
-    """What has to be known of an engine."""
-
-    models: Models
-
-    def device(self, key: NetworkKey[Any]) -> torch.device:
-        """Return where a network runs."""
-
-    def holds(self, key: NetworkKey[Any]) -> bool:
-        """Return whether a network is built already."""
-
-    @property
-    def spare_ram(self) -> int:
-        """Bytes of RAM that are neither taken nor promised nor kept free."""
-
-
-def networks_behind(stage: Stage, plan: StagePlan | None) -> list[NetworkKey[Any]]:
+def networks_behind(stage: Stage, plan: Plan | None) -> list[NetworkKey[Any]]:
     """Return what the stages behind ``stage`` work with, the next one first; without a plan, what a clip usually needs.
 
     The networks of the stage itself are not among them.
     """
+    behind: Sequence[NetworkKey[Any]]
     if plan is not None:
         behind = plan.networks_after(stage.name)
     else:
@@ -74,7 +58,7 @@ def spans_of(models: Models, key: NetworkKey[Any]) -> list[FileSpan]:
 
 @contextmanager
 def reading_ahead(
-    owner: Owner, stage: Stage, plan: StagePlan | None, placement: Placement | None, done: set[FileSpan]
+    engine: Engine, stage: Stage, plan: Plan | None, placement: Placement | None, done: set[FileSpan]
 ) -> Iterator[None]:
     """Read what the stages behind ``stage`` need into the system's page cache, while the context lasts.
 
@@ -84,20 +68,20 @@ def reading_ahead(
     * while the stage reads weights from the disk itself, for it would wait for them.
 
     Args:
-        owner: of the card.
+        engine: owner of the card.
         stage: that runs, its weights in their places.
         plan: of all stages; None where it is not known.
         placement: of the stage.
         done: what was read ahead before; this grows.
     """
-    pieces = {} if placement is None or DISK in placement.tiers else _pieces(owner, networks_behind(stage, plan))
+    pieces = {} if placement is None or DISK in placement.tiers else _pieces(engine, networks_behind(stage, plan))
     every = list(chain(*pieces.values()))
     if placement is None or done.issuperset(every):
         yield
         return
     # Work and weights of a device that is no card lie in the same RAM, and may not be there yet.
-    shared = 0 if owner.device(stage.networks[0]).type == "cuda" else placement.device_bytes
-    with ReadAhead(every, lambda: owner.spare_ram - shared, done) as reading:
+    shared = 0 if engine.device(stage.networks[0]).type == "cuda" else placement.device_bytes
+    with ReadAhead(every, lambda: engine.spare_ram - shared, done) as reading:
         yield
     if reading.nbytes >= _TOLD:
         names = " and ".join(key.name for key, each in pieces.items() if done.intersection(each))
@@ -105,31 +89,8 @@ def reading_ahead(
         _log.info("Read %s ahead, of %s, while the stage %s ran (%.1f GB/s)", *how)
 
 
-def _pieces(owner: Owner, keys: Sequence[NetworkKey[Any]]) -> dict[NetworkKey[Any], list[FileSpan]]:
+def _pieces(engine: Engine, keys: Sequence[NetworkKey[Any]]) -> dict[NetworkKey[Any], list[FileSpan]]:
     """What is to be read of each network that is not built yet; those of missing files are left out."""
-    files = owner.models.sources
-    wanted = (key for key in keys if all(name in files for name in key.components) and not owner.holds(key))
-    return {key: list(cut(spans_of(owner.models, key))) for key in wanted}
-
-
-def seconds_hidden(stages: Sequence[Stage], placements: Sequence[Placement], room: Room) -> float:
-    """Return by how long the first reading of weights is hidden behind the work of the stages before.
-
-    Args:
-        stages: in their order.
-        placements: of all of them.
-        room: what they were placed in; of RAM no more is taken to be free than may be pinned.
-    """
-    early = [0.0] * len(stages)
-    used = set[NetworkKey[Any]]()
-    for number, placement in enumerate(placements):
-        used.update(stages[number].networks)
-        reads_itself = DISK in placement.tiers
-        rest = 0.0 if reads_itself else placement.run * placement.need.runs * room.machine.disk
-        free = float((room.budget or 0) - placement.device_bytes if room.in_ram else room.ram - placement.host_bytes)
-        for later in range(number + 1, len(stages)):
-            if used.isdisjoint(stages[later].networks):
-                free -= early[later]
-                more = max(0.0, min(placements[later].need.weights.total - early[later], free, rest))
-                early[later], free, rest = early[later] + more, free - more, rest - more
-    return sum(early) / room.machine.disk
+    files = engine.models.sources
+    wanted = (key for key in keys if all(name in files for name in key.components) and not engine.holds(key))
+    return {key: list(cut(spans_of(engine.models, key))) for key in wanted}

@@ -164,13 +164,14 @@ class RunLoad(Load):
         """Return the need of a stage with its LoRAs."""
         return self._with_loras(stage, need, self.how.fold_loras)
 
-    def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
-        """Say what LoRAs beside quantised weights take, and would take folded into a wide copy of them; and what is not
-        counted of compiling."""
-        if not self.how.torch_compile or TRANSFORMER not in stage.networks:
-            return self._lora_remarks(stage, machine)
-        pays = compiling_pays(self.device, plain_dtype(self.blueprint.network(TRANSFORMER.name)))
-        return (f"{stage.name}: {_COMPILING if pays else _NOT_COMPILING}", *self._lora_remarks(stage, machine))
+    def remarks(self, stage: Stage, need: StageNeed, machine: Machine) -> Sequence[str]:
+        """Say what is not counted of compiling; what LoRAs beside quantised weights take, and would take folded into a
+        wide copy of them; and whether steps are CUDA graphs."""
+        said = [*self._lora_remarks(stage, machine), self.describe_graphs(stage, need, machine)]
+        if self.how.torch_compile and TRANSFORMER in stage.networks:
+            pays = compiling_pays(self.device, plain_dtype(self.blueprint.network(TRANSFORMER.name)))
+            said.insert(0, f"{stage.name}: {_COMPILING if pays else _NOT_COMPILING}")
+        return [*filter(None, said)]
 
     def with_graphs(self, stage: Stage, need: StageNeed, room: Room) -> StageNeed:
         """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""

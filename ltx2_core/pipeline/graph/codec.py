@@ -22,8 +22,8 @@ from ...video_vae import Denoising, Tiling
 from ..decode_audio import DecodeMel, Vocode
 from ..decode_video import DecodeVideo
 from ..encode_conditions import EngineEncoders
+from ..engine import Engine
 from ..grade import prepare_encoding
-from ..stage import Engine
 from .latents import GraphLatent, Latent, latent_of
 
 Audio = dict[str, Any]

@@ -29,8 +29,8 @@ from ...sampling.windows import Windowing
 from ...text import Contexts, join_prompts, read_extras
 from ...text.prompts import MADE_BY, UNPROCESSED, check_ranges
 from ..encode_text import read_joined
+from ..engine import Engine
 from ..long import Script
-from ..stage import Engine
 from ..takes import Take
 
 Latent = Mapping[str, Any]

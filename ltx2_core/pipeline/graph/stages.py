@@ -22,6 +22,7 @@ from ...settings import RecipeSettings, Resources, SamplingSettings, SecondStage
 from ...upscaler import UpscalerConfig
 from ..decode_video import DecodeVideo
 from ..encode_conditions import ConditionCache, check_keyframes, check_something_is_left
+from ..engine import Engine
 from ..generate import recipe_of
 from ..grade import prepare_encoding
 from ..long import sampled_size, texts_at_once
@@ -29,7 +30,7 @@ from ..plan import Plan, plan_stages
 from ..raise_rate import RaiseRate
 from ..refine import Refine
 from ..sample import Sample, Sampling
-from ..stage import Engine, upscaler_key
+from ..stage import upscaler_key
 from ..stages import stages_of_clip
 from ..upscale import Upscale
 from .latents import NO_PICTURE, Conditioning, GraphLatent, Latent, LongClipPlan, script_of

@@ -11,7 +11,7 @@ from ...memory.placement import StageNeed
 from ...memory.store import Store
 from ...memory.trace import Cost, cost
 from ...sampling import Guidance
-from ...sampling.guidance import PASSES, perturbation_of
+from ...sampling.guidance import PASSES
 from ...text.tokenizer import LENGTH
 from ...transformer import (
     ImaginedPeers,
@@ -144,7 +144,7 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
     for name in names:
         kind = PASSES[name]
         video, audio = negative if kind.reads_negative else positive if kind.hears_reference else unreferenced
-        passes.append(Pass(video, audio, perturbation_of(name, perturbing, perturbing)))
+        passes.append(Pass(video, audio, kind.leaves_out(perturbing, perturbing)))
     return passes
 
 

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, inputs_by_node, table, widgets
+from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, flags_by_setting, inputs_by_node, table, widgets
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN
 from ltx2_core.cli import commands, conditions, main, syntax
 from ltx2_core.cli.arguments import request_of
-from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
+from ltx2_core.cli.parser import build_parser, join_image_flags, parse
 from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
 from ltx2_core.conditioning.conditions import ReferenceAudio
@@ -97,9 +97,9 @@ def test_flags_of_the_table_exist_and_are_on_the_help_page():
     parser, found = build_parser()
     makers = found["generate"], found["compare"], found["batch"]
     text = "".join(each.parser.format_help() for each in makers)
-    for row in surfaces():
-        assert row.flag is None or any(row.flag in each.flags for each in makers)
-        assert row.flag is None or re.sub("^--(video|audio)-", "--", row.flag) in text
+    for flag in flags_by_setting().values():
+        assert any(flag in each.flags for each in makers)
+        assert re.sub("^--(video|audio)-", "--", flag) in text
     assert "generate" in parser.format_help() and "--video-apg-limit" in found["generate"].flags
 
 
@@ -339,9 +339,10 @@ def test_tiles_to_decode_in(asked):
 
 
 def test_windows_paths_survive():
-    assert syntax.parse_picture(f"-1:{WINDOWS_PATH}:0.5:20") == syntax.PictureFile(WINDOWS_PATH, -1, 0.5, 20)
-    assert syntax.parse_picture(f"0:{WINDOWS_PATH}") == syntax.PictureFile(WINDOWS_PATH, 0)
-    assert syntax.parse_picture(f"0:{WINDOWS_PATH}:compression=20").compression == 20
+    whole = {"frame": -1, "strength": 0.5, "compression": 20}
+    assert syntax.parse_picture(f"-1:{WINDOWS_PATH}:0.5:20") == (WINDOWS_PATH, whole)
+    assert syntax.parse_picture(f"0:{WINDOWS_PATH}") == (WINDOWS_PATH, {"frame": 0})
+    assert syntax.parse_picture(f"0:{WINDOWS_PATH}:compression=20") == (WINDOWS_PATH, {"frame": 0, "compression": 20})
     assert syntax.parse_file(WINDOWS_PATH, "start") == (Path(WINDOWS_PATH), {})
     assert syntax.parse_file(f"{WINDOWS_PATH}:start=2", "start") == (Path(WINDOWS_PATH), {"start": 2})
     for text, strength in (("", 1), (":0.8", 0.8), (":0.8:audio=0", 0.8), (":audio=0", 1)):

@@ -13,7 +13,7 @@ import torch
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.cli import commands, main, sentence
 from ltx2_core.errors import OutOfMemoryError
-from ltx2_core.pipeline.engines.local import device_named
+from ltx2_core.pipeline.engines.hardware import device_named
 
 LORA = MINIATURE / "loras" / "light-room.safetensors"
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ltx2_core.cli import commands, files, main
 from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.parser import build_parser, parse
-from ltx2_core.cli.values import checked_values, merged, notes_of, values_in, values_of, words_of
+from ltx2_core.cli.values import Notes, checked_values, merged, values_in, values_of, words_of
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import read_tags, write_clip
 
@@ -131,8 +131,8 @@ def test_a_digest_is_of_what_is_in_the_files(tmp_path, monkeypatch):
 
 
 def test_what_was_decoded_claims_no_seed_that_nobody_said():
-    assert "seed" in json.loads(notes_of({"prompt": "x"}, "a model", "")["ltx2"])["settings"]
-    assert json.loads(notes_of({"latent": "a.safetensors"}, "a model", "")["ltx2"])["settings"] == {}
+    assert "seed" in json.loads(Notes({"prompt": "x"}, "a model", "").beside({})["ltx2"])["settings"]
+    assert json.loads(Notes({"latent": "a.safetensors"}, "a model", "").beside({})["ltx2"])["settings"] == {}
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "frames"])

@@ -27,10 +27,10 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.media.write import write_audio
+from ltx2_core.pipeline.characters import place_character
 from ltx2_core.pipeline.encode_conditions import measure_conditions
 from ltx2_core.pipeline.long import WithinWindow, sampled_size
 from ltx2_core.sampling.windows import split_windows
-from ltx2_core.settings import place_character
 
 FPS = Fraction(24)
 FACES = torch.rand(3, 40, 20, 3, generator=torch.Generator().manual_seed(0))

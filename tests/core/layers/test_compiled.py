@@ -131,7 +131,7 @@ def test_the_plan_says_that_there_is_a_warm_up(tiny_blueprint):
 
     def remarks(device, asked=True):
         load = RunLoad((), torch.device(device), blueprint, Resources(torch_compile=asked))
-        return " ".join(load.remarks(SAMPLES, None))
+        return " ".join(load.remarks(SAMPLES, None, None))
 
     assert "before the first step" in remarks("cuda") and not remarks("cuda", False)
     assert "nothing to gain" in remarks("cpu")  # in float32

@@ -12,8 +12,8 @@ from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import GIB, Machine, computing_dtype, this_machine
 from ltx2_core.memory.ram import pinnable
 from ltx2_core.memory.trace import Cost
-from ltx2_core.pipeline.engines import local as local_engine
-from ltx2_core.pipeline.engines.local import compute_dtype
+from ltx2_core.pipeline.engines import hardware
+from ltx2_core.pipeline.engines.hardware import compute_dtype
 
 
 def test_each_kind_of_work_takes_the_time_of_its_rate():
@@ -68,7 +68,7 @@ def test_a_cpu_computes_in_what_it_multiplies_faster_in(tmp_path, monkeypatch, f
     monkeypatch.setattr(machines, "_product_rate", rate)
     wide, narrow = 4096, open_models("miniature").width
     cpu = torch.device("cpu")
-    monkeypatch.setattr(local_engine, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(hardware, "cache_folder", lambda: tmp_path)
     for _ in range(2):
         assert compute_dtype(cpu, wide) == chosen
         assert compute_dtype(cpu, narrow) == compute_dtype(cpu, 0) == torch.float32

@@ -26,6 +26,7 @@ from ltx2_core.memory.twin import twin_of
 from ltx2_core.pipeline import sample as stage_of_sampling
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EncodeVideo, EngineEncoders, encode_video
+from ltx2_core.pipeline.engines import hardware
 from ltx2_core.pipeline.engines import local as local_engine
 from ltx2_core.pipeline.engines.devices import Devices, Worker, blocks, deal
 from ltx2_core.pipeline.engines.gain import describe_gain
@@ -33,8 +34,9 @@ from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.engines.shared_tiles import AHEAD, SharedDecoder, SharedTiles
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
+from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize, Load
-from ltx2_core.sampling import Guidance
+from ltx2_core.sampling import Guidance, StreamGuidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings
 from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
@@ -481,9 +483,9 @@ def test_a_second_card_is_measured_as_the_current_one(monkeypatch):
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", on)
-    monkeypatch.setattr(local_engine, "can_stream", lambda device: True)
-    monkeypatch.setattr(local_engine, "this_machine", lambda *_: current[-1])
-    assert local_engine.current_machine(torch.device("cuda:1")) == "cuda:1" and current == ["cuda:0"]
+    monkeypatch.setattr(hardware, "can_stream", lambda device: True)
+    monkeypatch.setattr(hardware, "this_machine", lambda *_: current[-1])
+    assert hardware.current_machine(torch.device("cuda:1")) == "cuda:1" and current == ["cuda:0"]
 
 
 def test_the_disk_of_a_model_in_a_folder_is_measured_by_its_largest_file(tmp_path, monkeypatch):
@@ -491,9 +493,9 @@ def test_the_disk_of_a_model_in_a_folder_is_measured_by_its_largest_file(tmp_pat
     largest.parent.mkdir()
     largest.write_bytes(bytes(3))
     (tmp_path / "model_index.json").write_bytes(bytes(2))
-    monkeypatch.setattr(local_engine, "this_machine", lambda device, file, *_: file)
-    assert local_engine.current_machine(torch.device("cpu"), tmp_path) == largest
-    assert local_engine.current_machine(torch.device("cpu"), largest.parent) == largest
+    monkeypatch.setattr(hardware, "this_machine", lambda device, file, *_: file)
+    assert hardware.current_machine(torch.device("cpu"), tmp_path) == largest
+    assert hardware.current_machine(torch.device("cpu"), largest.parent) == largest
 
 
 def test_the_plan_says_what_several_cards_gain(capsys):
@@ -550,3 +552,12 @@ def test_the_plan_deals_the_tiles_of_a_refinement():
     plan = plan_stages([stage], blueprint, rooms[0])
     line, shared = describe_gain(plan, blueprint, rooms, Load())
     assert line.count("2 of 4 tiles") == 2 and "torchrun on 2 cards" in shared
+
+
+def test_the_plan_deals_the_pass_without_a_reference_sound():
+    blueprint, machine = small("2.3"), machine_named("H100")
+    guided = Sampling((1.0, 0.5, 0.0), StreamGuidance(audio=Guidance(identity_scale=3)))
+    stage = Sample(guided, LatentSize((2, 4, 4), 10, appended=(0, 5)))
+    rooms = [Room(machine, machine.budget, 2**36)] * 2
+    line, _ = describe_gain(plan_stages([stage], blueprint, rooms[0]), blueprint, rooms, Load())
+    assert "unreferenced" in line

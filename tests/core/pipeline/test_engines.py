@@ -386,7 +386,7 @@ def test_what_a_stage_needs_is_what_it_takes(wide, upscaler, name):
 
 def test_a_second_stage_takes_as_few_tiles_as_fit(wide):
     size, sampling = LatentSize((2, 40, 40), 30), Sampling(SIGMAS, guidance_of_passes(1))
-    stage = Refine(sampling, size, overlap=(1, 1, 1))
+    stage = Refine(sampling, size, whole=Tiles((1, 1, 1), overlap=(1, 1, 1)))
     whole = stage.fit(wide.blueprint, UNLIMITED)
     work = least_bytes(need_of(whole, wide.blueprint)) - KERNEL_WORKSPACE_BYTES
     rooms = [Room(MACHINE, KERNEL_WORKSPACE_BYTES + work * part // 8, GIB) for part in (8, 6, 4)]

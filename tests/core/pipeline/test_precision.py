@@ -20,7 +20,7 @@ from ltx2_core.errors import NotANumberError, OutOfMemoryError
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
-from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines import hardware
 from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import run
 from ltx2_core.pipeline.precision import clean_inference, exact_float32
@@ -220,7 +220,7 @@ def test_the_card_of_an_engine_is_the_current_one_while_it_works(monkeypatch, ti
         current.append(getattr(device, "index", device))
         used.append(True)
 
-    monkeypatch.setattr(local_engine, "_device_counts", lambda: {"cuda": 3, "cpu": 1})
+    monkeypatch.setattr(hardware, "_device_counts", lambda: {"cuda": 3, "cpu": 1})
     monkeypatch.setattr(torch.cuda, "set_device", make_current)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used[-1])

@@ -32,7 +32,7 @@ from ltx2_core.pipeline.engines import local as local_engine
 from ltx2_core.pipeline.engines import prefetch
 from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import run
-from ltx2_core.pipeline.plan import plan_stages
+from ltx2_core.pipeline.plan import plan_stages, seconds_hidden
 from ltx2_core.pipeline.stage import (
     AUDIO_DECODER,
     CONNECTORS,
@@ -325,7 +325,7 @@ def test_the_plan_says_how_much_reading_is_hidden():
 
     def hidden(tier, ram=10_000, **room):
         places = [placement(first, tier, 10.0), placement(second, DEVICE, 1.0)]
-        return prefetch.seconds_hidden([first, second], places, Room(machine, 10_000, ram, **room))
+        return seconds_hidden([first, second], places, Room(machine, 10_000, ram, **room))
 
     assert hidden(DEVICE) == 10 and hidden(DEVICE, ram=300) == 3
     assert hidden(HOST, ram=1_300) == 3  # 1000 bytes of it are pinned

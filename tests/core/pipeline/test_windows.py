@@ -21,7 +21,7 @@ from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.pipeline.engines.local import LocalEngine
-from ltx2_core.pipeline.long import Script, sample_long
+from ltx2_core.pipeline.long import SampleInputs, Script, sample_long
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import ATTENTIONS, schedules
@@ -130,7 +130,7 @@ def test_a_window_is_told_what_is_known_and_when_its_sound_begins():
             assert window.delay == Fraction(17, 25) - Fraction(16, 24)
         return parts(whole, each)
 
-    sample_windows(check, clip(97), split_windows(97, FPS, 33, 16), overlap_strength=0.75)
+    sample_windows(check, clip(97), split_windows(97, FPS, 33, 16), Windowing(overlap_strength=0.75))
 
 
 def test_every_window_is_no_larger_than_one():
@@ -197,7 +197,9 @@ def test_a_stream_may_be_absent_and_one_that_is_given_stays():
 
     content = AVLatent(clip(97).video, whole.audio)
     for drift in (0.0, 1.0):
-        assert torch.equal(sample_windows(picture_for_the_sound, content, made, drift_control=drift).audio, whole.audio)
+        assert torch.equal(
+            sample_windows(picture_for_the_sound, content, made, Windowing(drift_control=drift)).audio, whole.audio
+        )
 
 
 def test_colours_that_drift_are_drawn_back_to_the_first_window():
@@ -211,7 +213,7 @@ def test_colours_that_drift_are_drawn_back_to_the_first_window():
 
     start = AVLatent(torch.zeros(1, 4, *ClipShape(1024, 1024, 97, FPS).video_latent), None)
     for drift in (0.0, 0.5, 1.0):
-        video = sample_windows(drifting, start, made, drift_control=drift).video
+        video = sample_windows(drifting, start, made, Windowing(drift_control=drift)).video
         deviation, mean = torch.std_mean(video[:, :, -2:], (0, 2, 3, 4))
         left, last = 1 - drift, made[-1].number
         assert_close(mean, means + left * last, atol=0.4, rtol=0)
@@ -226,16 +228,17 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
     made, store, begun = split_windows(97, FPS, 33, 16), DiskCache(tmp_path, "all settings", "window"), []
 
     def run(stop: int | None = None, store=store, prompt=lambda window: "", **more) -> AVLatent:
-        def watched(begin, contexts, items, number):
+        def watched(inputs, number):
             if number == stop:
                 raise KeyboardInterrupt
             begun.append(number)
-            return random(made[number], begin, items, contexts)
+            return random(made[number], inputs.latent, inputs.conditions, inputs.contexts)
 
         begun.clear()
         script = Script(tuple((float(window.middle), prompt(window)) for window in made))
         windowing = Windowing(33, 16, **{"drift_control": drift, **more})
-        return sample_long(watched, clip(97), FPS, script, (), made, windowing, store)
+        inputs = SampleInputs(clip(97), FPS, script.first)
+        return sample_long(watched, inputs, script, made, windowing, store)
 
     uninterrupted = run(store=NOWHERE)
     assert begun == [0, 1, 2, 3, 4]

@@ -20,7 +20,6 @@ from ltx2_core.sampling import (
     GuidanceBySigma,
     StreamGuidance,
     passes_needed,
-    perturbation_of,
     recipe_for,
 )
 from ltx2_core.sampling.guidance import Term
@@ -411,24 +410,23 @@ def test_empty_latents_have_the_size_of_the_clip():
 def test_passes_of_both_streams_add_up():
     video = GuidanceBySigma(((1.0, Guidance(stg_scale=1, stg_blocks=(3,))), (0.5, Guidance())))
     assert passes_needed([video, Guidance(7)]) == ["cond", "negative", "perturbed"]
-    assert passes_needed([Guidance(1, 3)], both_streams=False) == ["cond"]
+    assert passes_needed([Guidance(3, 2, 1, (4, 2))], both_streams=False) == ["cond", "negative", "perturbed"]
     assert passes_needed([Guidance()], always_negative=True) == ["cond", "negative"]
 
 
 def test_each_pass_says_what_it_leaves_out():
     video, audio = Guidance(stg_scale=1, stg_blocks=(3, 5)), Guidance(stg_blocks=(7,))
-    assert perturbation_of("cond", video, audio) == perturbation_of("negative", video, audio) == Perturbation()
-    assert perturbation_of("perturbed", video, audio) == Perturbation(frozenset({3, 5}))
-    assert perturbation_of("isolated", video, audio) == Perturbation(audio_to_video=False, video_to_audio=False)
+    assert PASSES["cond"].leaves_out(video, audio) == PASSES["negative"].leaves_out(video, audio) == Perturbation()
+    assert PASSES["perturbed"].leaves_out(video, audio) == Perturbation(frozenset({3, 5}))
+    assert PASSES["isolated"].leaves_out(video, audio) == Perturbation(audio_to_video=False, video_to_audio=False)
 
 
 def test_the_guidance_of_both_streams():
     both = StreamGuidance(Guidance(3, 2, 1, (4, 2)), GuidanceBySigma(((1.0, Guidance(nag_scale=5)),)))
     euler, cfg_pp = SAMPLERS["euler"], SAMPLERS["euler_cfg_pp"]
-    assert both.passes() == ["cond", "negative", "perturbed", "isolated"] and both.first_stg_block == 2
-    assert both.passes(both_streams=False) == ["cond", "negative", "perturbed"]
+    assert both.first_stg_block == 2
     only_audio = both.for_streams(["audio"])
-    assert only_audio == StreamGuidance(Guidance(), both.audio) and only_audio.passes() == ["cond"]
+    assert only_audio == StreamGuidance(Guidance(), both.audio)
     assert only_audio.needs_negative(euler) and not StreamGuidance().needs_negative(euler)
     assert StreamGuidance().needs_negative(cfg_pp) and both.for_streams([]) == StreamGuidance()
 

@@ -109,7 +109,7 @@ def test_tiles_cover_an_axis_evenly_and_their_weights_sum_to_one(count, overlap)
 @pytest.mark.parametrize("size", [(16, 34, 60), (61, 34, 60), (61, 68, 120), (120, 17, 30), (1, 68, 120)])
 @pytest.mark.parametrize("most", [2000, 16_000, 64_000])
 def test_as_few_tiles_as_fit(size, most):
-    tiles = Tiles.within(size, most)
+    tiles = Tiles((1, 1, 1)).within(size, most)
     assert prod(tiles.largest(size)) <= most
     assert prod(tiles.counts) == 1 or prod(tiles.counts) <= 6 * prod(size) / most
     _, height, width = (max(span.stop - span.start for span in axis) for axis in tiles.spans(size))
@@ -120,7 +120,7 @@ def test_tiles_that_cannot_be():
     with pytest.raises(ValueError, match=r"A latent of \(2, 4, 4\) cells .* cannot be cut into \(3, 1, 1\) tiles"):
         Tiles((3, 1, 1)).spans((2, 4, 4))
     with pytest.raises(ValueError, match="cannot be cut into"):
-        Tiles.within((2, 4, 4), 0)
+        Tiles((1, 1, 1)).within((2, 4, 4), 0)
     with pytest.raises(ValueError, match="at least 1 tile"):
         Tiles((0, 1, 1))
     with pytest.raises(ValueError, match="at least 0 cells"):
@@ -130,7 +130,7 @@ def test_tiles_that_cannot_be():
 
 
 def test_settings_of_tiles():
-    assert TileSettings().chosen() is None and TileSettings().cells == (4, 4, 4)
+    assert TileSettings().chosen() is None and TileSettings().whole.overlap == (4, 4, 4)
     one_set = TileSettings(columns=3, overlap=64, frame_overlap=16, positions="local")
     assert one_set.chosen() == Tiles((1, 1, 3), (2, 2, 2), local=True)
     assert TileSettings(1, 1, 1).chosen() == Tiles((1, 1, 1)) and not TileSettings(mode="one by one").together
@@ -410,7 +410,7 @@ def test_memory_is_that_of_one_tile_and_the_latents(size, most):
         start = state.map(lambda stream: stream.latent)
         return cost(lambda: list(SAMPLERS["euler"](denoise, start, [0.9, 0.0]))).peak
 
-    tiles = Tiles.within(size, most)
+    tiles = Tiles((1, 1, 1)).within(size, most)
     largest = max(split_tiles(state, tiles), key=lambda tile: len(tile.video)).state(state)
     one, latents = peak(network, largest), state.video.latent.nbytes
     assert one > 50_000 * largest.video.count  # bytes

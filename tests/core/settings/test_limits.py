@@ -152,7 +152,7 @@ def test_what_is_within_the_limits_is_read_as_before():
     assert parse_guidance("audio:0.8:text_scale=4,stg_blocks=1+3,cfg_star=yes").changes == {
         "text_scale": 4.0, "stg_blocks": (1, 3), "cfg_star": True
     }  # fmt: skip
-    assert parse_picture("-1:x.png:0.5:20").compression == 20
+    assert parse_picture("-1:x.png:0.5:20")[1]["compression"] == 20
     assert parse_file("x.mp4:downscale=2,seconds=3", "downscale", "seconds")[1] == {"downscale": 2, "seconds": 3.0}
     assert parse_lora("x.safetensors:-1:blocks=0-1,schedule=1@1+0@0.5", 4)[1].blocks == {0, 1}
     assert parse_tiles("1x2x64") == (1, 2, 64)
