@@ -9,6 +9,7 @@ from typing import Generic, NoReturn, TypeVar
 from ..errors import LTX2Error, MissingFileError, SettingError
 from ..errors.files import named_path, visible_files
 from ..errors.foreign import Fields, parse_json
+from ..text import TextEncoder
 from .models import BUILT_IN_GEMMA, MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
 from .versions import VERSIONS, version_numbers
@@ -68,20 +69,23 @@ def check_own_part(path: Path, what: str, models: Models) -> None:
         )
 
 
-def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
+def check_text_encoder(files: TextEncoderFiles, models: Models) -> TextEncoder:
     """Refuse, from headers alone, a text encoder that does not give the hidden states that a model reads.
+
+    Returns:
+        The encoder without weights.
 
     Raises:
         SettingError: It belongs to another model.
         CheckpointError: Its weights are not what they have to be, or in a format that cannot be read.
     """
     check_training(files, models)
-    files.outline()  # which refuses what its header tells
+    outline, given = files.outline(), files.config
     if "text_features" not in models.sources:
-        return
-    wanted, given = models.network("text_features").config, files.config
+        return outline
+    wanted = models.network("text_features").config
     if (given.width, given.layers + 1) == (wanted.width, wanted.states):
-        return
+        return outline
     if models.is_miniature:
         raise SettingError(
             f"The model is the built-in miniature, but the text encoder is {files.path.name}: choose the miniature for "

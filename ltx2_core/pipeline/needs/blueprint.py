@@ -121,7 +121,7 @@ class Blueprint:
             outlines = {ours: source.file.outline(key) for ours, key in source.names.items()}
             tensors[name] = _stored(outlines, getattr(made[name], "compute_dtype", dtypes[name]))
         if encoder is not None:
-            check_text_encoder(encoder, models)
+            made["text_encoder"] = check_text_encoder(encoder, models)
             outlines = {ours: encoder.whole.outline(key) for ours, key in encoder.names.items()}
             tensors["text_encoder"] = _stored(outlines, dtypes["text_encoder"])
         if format is not None:
@@ -223,7 +223,7 @@ class Blueprint:
     @_outlives_a_run
     def _network(self, name: str) -> ComponentNetwork:
         network = self._made.pop(name, None)
-        if name == "text_encoder":
+        if network is None and name == "text_encoder":
             assert self.gemma is not None
             with unfilled():
                 network = self.gemma.build()
