@@ -14,7 +14,7 @@ from ..errors import SettingError
 from ..errors.stopping import check_stop
 from ..fields import Checked, Whole
 from .conditions import Condition, ReferenceVideo
-from .values import PIXELS, check_values
+from .values import FRAMES, PIXELS, check_values
 
 LEVELS = 7  # of the pyramid, as far as the picture is large enough
 COARSE = 64  # pixels of the longer side, of the mask that is widened
@@ -54,7 +54,7 @@ class Blending(Checked):
             count = min(count, len(reference.fill))
         for chunk in (part for each in chunks for part in each.split(AT_ONCE)):
             check_stop()
-            check_values("The clip to blend", chunk, PIXELS)
+            check_values("The clip to blend", chunk, PIXELS, FRAMES)
             if kept is None:
                 kept = _Kept(reference, fps, count, chunk.shape[2], chunk.shape[1])
             shown = max(0, min(len(chunk), count - number))

@@ -26,7 +26,7 @@ from .frames import Keyframe
 from .pictures import Picture
 from .sources import AudioSource, Encoders, VideoSource
 from .state import LatentCondition, State
-from .values import PIXELS, check_values
+from .values import FRAMES, PIXELS, check_values
 
 AUTO, KEYFRAME, INGREDIENTS, VOICE_ONLY = "auto", "keyframe", "ingredients", "voice only"
 GREY = 0.5  # where a sheet of several pictures is free
@@ -121,7 +121,7 @@ class Character(Checked):
         """Raise SettingError for numbers that are no picture, and for a way that there is nothing for."""
         super().__post_init__()
         if self.pictures is not None:
-            check_values("The pictures of the character", self.pictures, PIXELS)
+            check_values("The pictures of the character", self.pictures, PIXELS, FRAMES)
         if self.pictures is None and self.voice is None:
             raise SettingError("This character has neither a picture nor a voice: give one of them, or both.")
         if self.pictures is None and self.way in (KEYFRAME, INGREDIENTS):

@@ -29,7 +29,7 @@ from .preprocess import fit
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .sources import AudioSource, Encoders, VideoSource, check_length
 from .state import LatentCondition
-from .values import WEIGHTS, check_values
+from .values import MASKS, WEIGHTS, check_values
 
 # What may be made anew of a clip, and the streams that it stands for.
 RETAKEN_STREAMS: dict[str, Collection[str]] = {
@@ -191,7 +191,7 @@ class ReferenceVideo(Checked):
         super().__post_init__()
         for mask in (self.mask, self.fill):
             if mask is not None:
-                check_values("The mask of the reference", mask, WEIGHTS)
+                check_values("The mask of the reference", mask, WEIGHTS, MASKS)
         if self.remakes and self.video.space is not None:
             raise SettingError(
                 "This reference is light (HDR), which has no green to be filled with: give ordinary pictures."
@@ -440,7 +440,7 @@ class InpaintMask(Checked):
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask."""
         super().__post_init__()
-        check_values("The mask", self.mask, WEIGHTS)
+        check_values("The mask", self.mask, WEIGHTS, MASKS)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Reduce the mask to cells of the latent.

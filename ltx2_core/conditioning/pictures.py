@@ -17,7 +17,7 @@ from .preprocess import fit, fit_light
 from .slots import KeyframeSlots
 from .sources import Encoders
 from .state import LatentCondition
-from .values import PIXELS, check_values
+from .values import FRAMES, PIXELS, check_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Picture(Checked):
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no picture."""
         super().__post_init__()
-        check_values("The given picture", self.image, PIXELS if self.space is None else None)
+        check_values("The given picture", self.image, PIXELS if self.space is None else None, FRAMES)
 
     @property
     def size(self) -> tuple[int, int]:

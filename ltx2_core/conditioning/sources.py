@@ -25,7 +25,7 @@ from ..media.read import MISSING
 from ..media.values import rate_of, sample_rate_of
 from .preprocess import fit, fit_light
 from .tracks import MotionTracks
-from .values import PIXELS, SAMPLES, check_values
+from .values import FRAMES, PIXELS, SAMPLES, SOUND, check_values
 
 AT_ONCE = 8  # frames of a tensor; to resize them takes several times their memory
 LONGEST_SOUND = 3600  # seconds; no clip is longer
@@ -91,7 +91,7 @@ class VideoSource(Checked):
         if self.fps is not None:
             object.__setattr__(self, "fps", rate_of(self.fps))
         if isinstance(self.source, Tensor):
-            check_values("The given video", self.source, PIXELS if self.light is None else None)
+            check_values("The given video", self.source, PIXELS if self.light is None else None, FRAMES)
 
     @property
     def space(self) -> Space | None:
@@ -197,11 +197,7 @@ class AudioSource:
 
     def __post_init__(self) -> None:
         """Mix the channels down. Raises MediaError for more than 7.1 has, SettingError for what is no sound."""
-        check_values("The given sound", self.waveform, SAMPLES)
-        if self.waveform.ndim != 2:
-            raise SettingError(
-                f"The given sound has the shape {tuple(self.waveform.shape)}, where (channels, samples) is meant."
-            )
+        check_values("The given sound", self.waveform, SAMPLES, SOUND)
         object.__setattr__(self, "sample_rate", sample_rate_of(self.sample_rate))
         object.__setattr__(self, "waveform", mix_down(self.waveform))
 

@@ -1,5 +1,6 @@
-"""Are the numbers of what is given what they should be? Said where they come in, not after the work."""
+"""Are what is given, and its numbers, what they should be? Said where they come in, not after the work."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -23,23 +24,33 @@ PIXELS = Meant("0 (black) to 1 (white)", -0.5, 2.0, "scale or tone-map them firs
 WEIGHTS = Meant("0 to 1", -0.5, 1.5, "scale the mask first")
 SAMPLES = Meant("-1 to 1", -32.0, 32.0, "scale the sound first")
 
+Axes = tuple[str | int, ...]  # of a tensor: what each one counts, or how many there must be
 
-def check_values(name: str, values: Tensor, meant: Meant | None = None) -> None:
-    """Check the numbers of what is given.
+FRAMES: Axes = ("frames", "height", "width", 3)
+MASKS: Axes = ("frames", "height", "width")
+SOUND: Axes = ("channels", "samples")
+
+
+def check_values(name: str, values: Tensor, meant: Meant | None = None, axes: Axes = ()) -> None:
+    """Check the shape and the numbers of what is given.
 
     Args:
         name: what it is called in the sentence.
-        values: any shape; an empty one passes.
+        values: an empty one passes.
         meant: what they should be; None for any finite numbers.
+        axes: those of its shape; () for any shape.
 
     Raises:
-        SettingError: for NaN and infinite numbers, for those far outside of what is meant, and for a tensor without
-            numbers of its own.
+        SettingError: for another shape, for NaN and infinite numbers, for those far outside of what is meant, and for a
+            tensor without numbers of its own.
     """
     if not isinstance(values, Tensor):
         raise SettingError(f"{name} is {type(values).__name__}, where a tensor is expected: read a file first.")
     if values.is_meta or values.layout != torch.strided:
         raise SettingError(f"{name} has no numbers that can be read: its tensor is sparse or a mere shape.")
+    if not _is_shaped(values.shape, axes):
+        words = ", ".join(map(str, axes))
+        raise SettingError(f"{name} has the shape {tuple(values.shape)}, where ({words}) is meant.")
     if values.dtype == torch.bool or not values.numel():
         return
     low, high = (float(each) for each in torch.aminmax(values.detach()))
@@ -47,3 +58,9 @@ def check_values(name: str, values: Tensor, meant: Meant | None = None) -> None:
         raise SettingError(f"{name} cannot hold NaN or infinite numbers: look at the node or the file before this one.")
     if meant is not None and not meant.least <= low <= high <= meant.most:
         raise SettingError(f"{name} has values from {low:g} to {high:g}, where {meant.words} is meant: {meant.remedy}.")
+
+
+def _is_shaped(shape: Sequence[int], axes: Axes) -> bool:
+    if not axes:
+        return True
+    return len(shape) == len(axes) and all(isinstance(axis, str) or axis == size for size, axis in zip(shape, axes))

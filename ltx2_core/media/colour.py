@@ -104,7 +104,8 @@ def fit_gamut(light: Tensor) -> Tensor:
 def matrix_to_bt709(primaries: int) -> Tensor:
     """Return the 3 x 3 matrix that brings linear light from these primaries to those of BT.709."""
     own = WIDE_PRIMARIES.get(primaries, BT709_PRIMARIES)
-    return torch.linalg.solve(_rgb_to_xyz(BT709_PRIMARIES), _rgb_to_xyz(own))
+    with torch.device("cpu"):  # for whoever asks next, whatever this caller computes on
+        return torch.linalg.solve(_rgb_to_xyz(BT709_PRIMARIES), _rgb_to_xyz(own))
 
 
 def _rgb_to_xyz(primaries: tuple[tuple[float, float], ...]) -> Tensor:

@@ -138,5 +138,5 @@ def to_hlg(light: Tensor) -> Tensor:
 @cache
 def _matrix(source: Primaries) -> Tensor:
     """The 3 x 3 matrix from linear light of ``source`` to the other primaries, in float64."""
-    to_bt709 = torch.tensor(_AP1_TO_BT709, dtype=torch.float64)
+    to_bt709 = torch.tensor(_AP1_TO_BT709, dtype=torch.float64, device="cpu")
     return to_bt709 if source == AP1 else to_bt709.inverse()

@@ -11,7 +11,7 @@ from ..checkpoint import Models
 from ..checkpoint.encoder_alone import EncoderAlone
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..conditioning import Picture
-from ..conditioning.values import PIXELS, check_values
+from ..conditioning.values import FRAMES, PIXELS, check_values
 from ..disk_cache import DiskCache, cache_folder, fingerprint
 from ..errors import Finding, MissingFileError, SettingError
 from ..memory.placement import StageNeed
@@ -51,9 +51,9 @@ class SeePicture(Stage):
     def run(self, engine: Engine, picture: Tensor) -> Tensor:
         """Return what the language model reads of the first of the pictures (F, H, W, 3) in 0..1, (tokens, D).
 
-        Raises SettingError for numbers that are no picture.
+        Raises SettingError for what is no picture.
         """
-        check_values("The picture to look at", picture, PIXELS)
+        check_values("The picture to look at", picture, PIXELS, FRAMES)
         with engine.use(self) as networks:
             network = networks[VISION_ENCODER]
             pixels = prepare_picture(picture[:1], network.config.size)

@@ -283,16 +283,23 @@ PICTURE, AREA = FRAMES[:1], torch.rand(1, 64, 96)
     ],
     ids=["picture", "video", "mask", "mask of a reference", "fill of a reference", "sound"],
 )
-@pytest.mark.parametrize("fault", ["nan", "infinite", "of 8 bits", "a mere shape"])
+@pytest.mark.parametrize("fault", ["nan", "infinite", "of 8 bits", "a mere shape", "an axis more"])
 def test_numbers_that_are_none_or_mean_something_else_are_told_where_they_come_in(give, numbers, fault):
     """Not after the work, as a damaged checkpoint."""
     wrong = numbers.clone()
     wrong.view(-1)[7] = {"nan": torch.nan, "infinite": -torch.inf}.get(fault, 0.3)
-    wrong = {"of 8 bits": wrong * 255, "a mere shape": wrong.to("meta")}.get(fault, wrong)
+    faulty = {"of 8 bits": wrong * 255, "a mere shape": wrong.to("meta"), "an axis more": numbers[None]}
+    wrong = faulty.get(fault, wrong)
     words = {"of 8 bits": r"values from .*, where .* 1.* is meant", "a mere shape": "no numbers that can be read"}
+    words["an axis more"] = r"the shape \(1, .*\), where \(.*\) is meant"
     with pytest.raises(SettingError, match="(picture|video|mask|sound).*" + words.get(fault, "NaN or infinite")):
         give(wrong)
     give(numbers * 1.2 - 0.1)  # as resizing leaves them
+
+
+def test_pictures_have_three_channels():
+    with pytest.raises(SettingError, match=r"the shape \(1, .*, 4\), where \(frames, height, width, 3\) is meant"):
+        Picture(PICTURE[..., [0, 1, 2, 0]])
 
 
 def test_a_voice_of_hours_is_refused():

@@ -236,3 +236,10 @@ def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):
     assert torch.equal(plain, torch.full((1, 16, 24, 3), 148).float() / 255)
     with (tmp_path / "plain.png").open("rb") as file:
         assert torch.equal(read_picture(file), plain)
+
+
+def test_a_matrix_that_is_kept_lies_on_the_cpu():
+    """Whoever asks first may count on shapes, or compute on a card."""
+    matrix_to_bt709.cache_clear()
+    with torch.device("meta"):
+        assert matrix_to_bt709(BT2020).is_cpu
