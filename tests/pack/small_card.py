@@ -77,13 +77,11 @@ class Model:
 
     models, conditions = SimpleNamespace(sources={}, source=lambda name: None), None
     loras, other_devices, how = (), (), settings.Resources()
+    dtypes = dict.fromkeys(("transformer",), torch.float32)
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):
         return self.shapes
-
-    def dtype(self, component):
-        return torch.float32
 
     def network(self, key, dtype=None, loras=()):
         return network
