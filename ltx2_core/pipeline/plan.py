@@ -15,6 +15,7 @@ from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from ..memory.ram import ram as all_ram
+from .messages import duration
 from .needs.blueprint import Blueprint
 from .stage import NO_LOAD, Load, NetworkKey, Stage, StageT, need_of
 
@@ -242,4 +243,4 @@ def _row(placement: Placement) -> tuple[str, ...]:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    return f"{seconds:.1f} s" if seconds < 100 else duration(seconds)

@@ -1,5 +1,6 @@
 """Commands that make no clip: plans, tiny models, looks into files."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,8 @@ def test_plan_says_where_weights_will_be(capsys):
     said = capsys.readouterr().out
     assert "LTX-2.3 in fp8: 768 x 512, 25 frames (1.0 s)" in said and "RTX 4090: at most" in said
     assert "sampling" in said and "Frames are decoded all at once" in said
+    assert main(["plan", "--version", "2.3", "--steps", "200", "--card", "RTX 4060", "--ram", "64"]) == 0
+    assert re.search(r"About \d+ h \d+ min in all", capsys.readouterr().out)
 
 
 def test_a_plan_takes_sizes_lengths_and_loras_as_generate_does(tmp_path, capsys):
