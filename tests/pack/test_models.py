@@ -142,10 +142,11 @@ def test_what_loaders_give_says_what_it_is(client, prompt):
     loaders = {"LTX2AVLoadUpscaler": {"upscaler": "as the model"}, "LTX2AVPlan": limits}
     graph = {name: prompt[name] for name in (model, gemma, latent)}
     graph |= {kind: {"class_type": kind, "inputs": inputs} for kind, inputs in loaders.items()}
-    shown = {f"shown {name}": {"class_type": "PreviewAny", "inputs": {"source": [name, 0]}} for name in graph}
+    names = [model, gemma, *loaders]
+    shown = {f"shown {name}": {"class_type": "PreviewAny", "inputs": {"source": [name, 0]}} for name in names}
     run = client.run(graph | shown)
     assert run.end == "execution_success", run.error
-    said = {name: str(run.outputs[f"shown {name}"]["text"]) for name in graph}
+    said = {name: str(run.outputs[f"shown {name}"]["text"]) for name in names}
     assert "LTX-2.0 miniature (ltx2-mini.safetensors)" in said[model] and "gemma-mini" in said[gemma]
     assert "goes with the model" in said["LTX2AVLoadUpscaler"] and "sampling: " in said["LTX2AVPlan"]
     assert "0x" not in "".join(said.values())
