@@ -125,11 +125,6 @@ class RaiseRate(Stage):
         """The keyframes that there are when it is over."""
         return tuple(sorted({frame for each in self.windows for frame in (*each.anchors, *each.slots)}))
 
-    @property
-    def measured(self) -> "RaiseRate":
-        """The stage without its LoRAs."""
-        return replace(self, loras=None)
-
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure all windows as if they were as large as the largest one.
 

@@ -128,11 +128,6 @@ class Refine(Stage):
         passes = self.sampling.passes_of(self.size)
         return describe_products(blueprint, need_of(self, blueprint), len(passes), machine)
 
-    @property
-    def measured(self) -> "Refine":
-        """The stage without its LoRAs."""
-        return replace(self, loras=None)
-
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the work of one tile, beside the latents of the whole; of a stage that was fitted."""
         assert self.size.video is not None

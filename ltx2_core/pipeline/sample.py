@@ -363,11 +363,6 @@ class Sample(Stage):
     def _passes(self) -> tuple[str, ...]:
         return self.sampling.passes_of(self.size)
 
-    @property
-    def measured(self) -> "Sample":
-        """The stage without its LoRAs."""
-        return replace(self, loras=None)
-
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure all steps; of batched passes, as if all were as large as the one for both prompts."""
         passes, size = self._passes, self.size

@@ -10,6 +10,7 @@ from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, V
 from ..checkpoint.encoder_alone import VISION
 from ..errors import Finding
 from ..geometry import ClipShape
+from ..lora import Stack
 from ..memory.machine import Machine
 from ..memory.placement import SMALLER, Room, StageNeed
 from ..sampling import Step
@@ -171,6 +172,8 @@ class Stage(ABC):
     has a ``run(engine, ...)`` that takes the tensors.
     """
 
+    loras: Stack | None = None  # in place of those of the model, where a stage has its own
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -186,10 +189,10 @@ class Stage(ABC):
         """Measure what the stage needs."""
 
     @property
-    def measured(self) -> "Stage":
+    def measured(self: StageT) -> StageT:
         """The stage without the files that it runs with, of which its need knows nothing: what is remembered of a stage
         must not keep them open."""
-        return self
+        return self if self.loras is None else replace(cast(Any, self), loras=None)
 
     def fit(self: StageT, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> StageT:
         """Return the stage with the largest tiles that fit, with what comes by ``load``; without tiles, as it is."""

@@ -235,9 +235,8 @@ class RunLoad(Load):
 
     def _stacks(self, stage: Stage) -> dict[str, Stack]:
         """The LoRAs of each component of a stage."""
-        own = getattr(stage, "loras", None)
         names = [name for key in stage.networks for name in key.components]
-        return {name: for_component(self.loras if own is None else own, name) for name in names}
+        return {name: for_component(self.loras if stage.loras is None else stage.loras, name) for name in names}
 
     def _load(self, name: str, stack: Stack, fold: bool) -> "_Load":
         fold = fold and name == TRANSFORMER.name
