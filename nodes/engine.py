@@ -24,6 +24,7 @@ from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
+from ..ltx2_core.memory.machine import free_of
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import free_ram, ram
 from ..ltx2_core.memory.ring import Link
@@ -103,13 +104,12 @@ class StorePatcher(comfy.model_patcher.ModelPatcher):
         if self.store is None:
             return 0
         before = self.loaded_size()
-        budget = max(0, int(before + extra_memory))  # may be negative, or 1e32
+        budget = max(0, int(before + free_of(self.load_device, extra_memory)))  # that may be negative, or 1e32
         self.store.set_budget(budget if self.ceiling is None else min(budget, self.ceiling))
         return self.loaded_size() - before
 
     def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        freed = self.store.shrink(int(memory_to_free)) if self.store else 0
-        if freed:
+        if freed := self.store.shrink(int(memory_to_free)) if self.store else 0:
             mm.soft_empty_cache()
         return freed
 

@@ -146,6 +146,7 @@ def test_more_of_a_card_is_left_to_windows(monkeypatch, system, margin):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(is_integrated=0))
     assert usable(torch.device("cuda")) == 7 * GIB - margin and WINDOWS_MARGIN >= 6 * 10**8
 
 

@@ -18,7 +18,7 @@ from ...errors import MissingFileError, SettingError
 from ...lora import Stack, compare
 from ...memory.arrival import arrival_on
 from ...memory.link import Plain, link_to
-from ...memory.machine import Machine, usable
+from ...memory.machine import Machine, shares_ram, usable
 from ...memory.pinned import PinnedMemory
 from ...memory.placement import UNLIMITED, Placement, Room
 from ...memory.ram import free_ram, pinnable, ram
@@ -187,12 +187,11 @@ class LocalEngine(PlannedEngine):
         assert budget is not None
         total, available = self._ram
         held = self.pinned.held
-        pinned = pinnable(total, available + held)
+        in_ram = device.type != "cpu" and shares_ram(device)  # a CPU that comes here stands for a card
+        pinned = 0 if in_ram else _rounded(pinnable(total, available + held))
         most = None if self.resources.ram is None else _rounded(self.resources.ram)
         machine = self.machine if device == self._device else self._machine_of(device)
-        return Room(machine, budget, _rounded(pinned), free=_rounded(free_ram(total, available + held))).within(
-            vram, most
-        )
+        return Room(machine, budget, pinned, in_ram, _rounded(free_ram(total, available + held))).within(vram, most)
 
     def _usable(self, device: torch.device) -> int | None:
         return usable(device) if self._processes is None else self._processes.vram
