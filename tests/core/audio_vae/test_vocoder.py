@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from agreement import compare
 
-from ltx2_core.audio_vae import VocoderConfig, make_vocoder, resample, vocoder
+from ltx2_core.audio_vae import VocoderConfig, lines, make_vocoder, resample, vocoder
 from ltx2_core.audio_vae.vocoder import AntiAliasedSnake, half_band, vocode_chunked
 from ltx2_core.checkpoint.keys.vocoder import VOCODER
 from ltx2_core.errors import CheckpointError, SettingError
@@ -242,6 +242,24 @@ def test_pieces_need_the_memory_of_one(version):
         peaks = [cost(lambda n=n: vocode_chunked(vocoder, torch.empty(1, 2, n, 64))).peak for n in (1500, 3000)]
     waveform = 1500 * vocoder.sample_rate // 100 * 2 * 4
     assert peaks[1] <= peaks[0] + 2 * waveform
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_no_line_is_longer_than_a_device_makes(monkeypatch, version):
+    """Apple's GPUs refuse results of more than 65,536 numbers, which three seconds of sound have."""
+    vocoder, mel, convolve, made = precise(version), torch.randn(1, 2, 4, 64), F.conv1d, []
+    expected = vocoder(mel)
+
+    def watch(x, *arguments, **more):
+        made.append(convolve(x, *arguments, **more))
+        return made[-1]
+
+    monkeypatch.setitem(lines.LONGEST, "cpu", 100)
+    monkeypatch.setattr(F, "conv1d", watch)
+    found = vocoder(mel)
+    assert max(each.shape[-1] for each in made) == 100 and found.shape[-1] > 900
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 def test_pieces_can_be_stopped_and_must_not_be_empty():

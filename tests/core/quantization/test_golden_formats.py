@@ -14,10 +14,12 @@ from ltx2_core.quantization import (
     expand_weight,
     find_format,
     install_quantized_layers,
+    nibbles,
     respell,
     stored_weights,
 )
 from ltx2_core.quantization.block_scales import scales_of_rows
+from ltx2_core.quantization.gguf_blocks import expand_blocks
 from ltx2_core.quantization.rotation import rotate
 
 
@@ -236,6 +238,21 @@ def refuse(state: dict, shape: tuple[int, int], found: str) -> None:
     with pytest.raises(ValueError, match=found) as error:
         install_quantized_layers(network, state)
     assert "\n" not in str(error.value)
+
+
+def test_bytes_become_the_same_scales_where_there_is_no_float8(monkeypatch):
+    """On Apple's GPUs, where NVFP4 of GGUF files, and scales of other files that are plain bytes, could not be read."""
+    scales = torch.arange(256, dtype=torch.uint8)
+    expected = nibbles.as_e4m3(scales)
+    monkeypatch.setattr(nibbles, "_WITHOUT_FLOAT8", ("cpu",))
+    found = nibbles.as_e4m3(scales)
+    assert expected.dtype == torch.float8_e4m3fn and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=0, equal_nan=True)
+    block = torch.randint(0, 120, (2, 36), dtype=torch.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(nibbles, "_WITHOUT_FLOAT8", ())
+        numbers = expand_blocks("NVFP4", block)
+    assert torch.equal(expand_blocks("NVFP4", block), numbers)
 
 
 def test_nvfp4_with_the_first_number_in_the_lower_half():
