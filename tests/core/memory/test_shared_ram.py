@@ -13,10 +13,14 @@ import torch
 from ltx2_core.cli import main
 from ltx2_core.memory import PinnedMemory, link, machine
 from ltx2_core.memory.machine import CARDS, GIB, MARGIN, free_of, is_integrated, shares_ram, usable
+from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.placement import Room, StageNeed, place
 from ltx2_core.memory.ram import kept_free
+from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import Unit
 from ltx2_core.pipeline.engines import local
 from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.pipeline.plan import _notes
 from ltx2_core.settings import Resources
 
 CARD = torch.device("cuda", 0)
@@ -89,6 +93,16 @@ def test_nothing_is_pinned_for_it(pretend, monkeypatch):
         assert own.promised == promised
 
 
+def test_pinned_memory_begins_with_a_page_whatever_its_size(monkeypatch):
+    """On a Grace of NVIDIA pages have 64 KB: of those in which one span ends and the next begins, both would be."""
+    monkeypatch.setattr("mmap.PAGESIZE", 2**16)
+    places, own = [], PinnedMemory(GIB, lambda span: places.append(span.data_ptr()) or True, lambda span: None)
+    units = [Unit([torch.zeros(30_000)]) for _ in range(20)]
+    own.admit(units)
+    spans = [own.fill(unit) for unit in units]
+    assert len(spans) == len(places) == 20 and not any(place % 2**16 for place in places)
+
+
 @pytest.fixture
 def rate(monkeypatch):
     monkeypatch.setattr(local, "current_machine", lambda *_: CARDS["RTX 4070"])
@@ -110,6 +124,14 @@ def test_apples_gpus_share_the_ram_too(rate, miniature, monkeypatch):
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
     room = LocalEngine(miniature, Resources(device="mps")).room()
     assert room.in_ram and not room.ram and room.budget == 24 * GIB - MARGIN
+
+
+def test_a_card_that_copies_by_turns_is_not_said_to_lack_room():
+    """AMD's and Intel's always do, whatever room there is."""
+    need = StageNeed("sampling", Weights(0, (10**6,) * 8), Cost(), runs=5)
+    room = Room(replace(CARDS["RTX 4070"], overlaps=False), need.work_bytes + 6 * 10**6, GIB)
+    made = place(need, room)
+    assert made.slots == 1 and not _notes(made, room)
 
 
 def test_a_plan_for_it_is_one_of_ram(pretend, monkeypatch, capsys):
