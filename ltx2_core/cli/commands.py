@@ -14,7 +14,7 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
-from ..errors.files import check_place
+from ..errors.atomic import check_place
 from ..lora import Lora, Report, compare
 from ..lora.report import compare_with_release
 from ..media import check_target
