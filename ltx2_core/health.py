@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .errors import Finding, NotANumberError
+from .errors import Finding, NotANumberError, holds_numbers
 from .latents import AVLatent
 
 # ----------------------------------------------------------------------------------------------------------- thresholds
@@ -94,11 +94,8 @@ def check_finite(what: AVLatent | Tensor, stage: str) -> None:
         NotANumberError: if ``what`` holds a NaN or an infinity.
     """
     tensors = what.streams() if isinstance(what, AVLatent) else {"result": what}
-    # A sum is a number only if all of its terms are, and is much sooner had than a look at each; one look at the sums
-    # of both streams, since the host waits for it. Sums of numbers may be too large for one: then each term is asked.
-    if not tensors or torch.stack([tensor.sum().isfinite() for tensor in tensors.values()]).all():
-        return
-    if name := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+    if not holds_numbers(*tensors.values()):
+        name = next(name for name, tensor in tensors.items() if not holds_numbers(tensor))
         raise NotANumberError(f"The {name} is not a number after {stage}", _CAUSES["is not a number"])
 
 

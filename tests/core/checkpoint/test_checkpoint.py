@@ -20,11 +20,11 @@ from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.folders import files_of
 from ltx2_core.checkpoint.keys import Keys, same
-from ltx2_core.checkpoint.loading import assign_tensors, check_numbers, holds_numbers
+from ltx2_core.checkpoint.loading import assign_tensors, check_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, stated_version
 from ltx2_core.disk_cache import stamps
-from ltx2_core.errors import LTX2Error
+from ltx2_core.errors import LTX2Error, holds_numbers
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
 from ltx2_core.video_vae import VideoVAEConfig
