@@ -106,7 +106,9 @@ class Blueprint:
         tables: bool = True,
         device: torch.device | None = None,
     ) -> "Blueprint":
-        """Read the headers of files as they will be loaded.
+        """Read the headers of files as they will be loaded, once for the same arguments as long as ``models`` lives.
+
+        Another text encoder that took the place of one has a blueprint of its own.
 
         Args:
             models: the files.
@@ -116,6 +118,10 @@ class Blueprint:
             tables: whether tables, of which rows are looked up, travel to the device as other weights do.
             device: where the transformer runs; None is a card that has float8, and no library.
         """
+        known = _OF_FILES.setdefault(models, {})
+        key = (None if encoder is None else encoder.whole.identity, frozenset(dtypes.items()), format, tables, device)
+        if key in known:
+            return known[key]
         tensors, made = {}, {name: models.network(name) for name in models.sources}
         for name, source in models.sources.items():
             outlines = {ours: source.file.outline(key) for ours, key in source.names.items()}
@@ -128,7 +134,8 @@ class Blueprint:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join([*files, *_formats(models, encoder, format)])})"
-        return cls(title, models.config, tensors, encoder.config if encoder else None, tables, device, made)
+        known[key] = cls(title, models.config, tensors, encoder.config if encoder else None, tables, device, made)
+        return known[key]
 
     @classmethod
     @_outlives_a_run
@@ -268,26 +275,7 @@ class Blueprint:
         return network
 
 
-_BLUEPRINTS: WeakKeyDictionary[Models, dict[Hashable, Blueprint]] = WeakKeyDictionary()
-
-
-def blueprint_of(
-    models: Models,
-    encoder: TextEncoderFiles | None,
-    dtypes: Mapping[str, torch.dtype],
-    format: str | None = None,
-    tables: bool = True,
-    device: torch.device | None = None,
-) -> Blueprint:
-    """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files.
-
-    Another text encoder that took the place of one has a blueprint of its own.
-    """
-    known = _BLUEPRINTS.setdefault(models, {})
-    key = (None if encoder is None else encoder.whole.identity, frozenset(dtypes.items()), format, tables, device)
-    if key not in known:
-        known[key] = Blueprint.of_files(models, encoder, dtypes, format, tables, device)
-    return known[key]
+_OF_FILES: WeakKeyDictionary[Models, dict[Hashable, Blueprint]] = WeakKeyDictionary()
 
 
 def empty_like(network: nn.Module, *shape: int) -> Tensor:
