@@ -212,7 +212,7 @@ class DecodeVideo(Stage):
             seams: watches for lines where the latent's own tiles meet.
             keyframes: that were generated beside it.
         """
-        watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams((), (), ())]
+        watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams()]
 
         def inspect(chunk: Tensor) -> Tensor:
             for watcher in watchers:
