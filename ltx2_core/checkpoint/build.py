@@ -45,7 +45,7 @@ def build(
     source = models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {called(source.file.path)}"
     network = models.network(name) if made is None else made
-    state = {ours: file.get(key) for ours, key in source.names.items()}
+    state = source.tensors()
     if format is not None:
         cast(state, format, cast_on)
     with named_errors(called(file.path)):

@@ -19,6 +19,7 @@ from ...checkpoint.belonging import check_text_encoder
 from ...checkpoint.components import COMPONENTS, ComponentNetwork
 from ...checkpoint.loading import assign_tensors
 from ...checkpoint.models import Models
+from ...checkpoint.stored import StoredNetwork
 from ...checkpoint.text_encoder import TextEncoderFiles, kind_titled
 from ...checkpoint.unfilled import uncollected, unfilled
 from ...checkpoint.versions import VERSIONS
@@ -119,17 +120,17 @@ class Blueprint:
             device: where the transformer runs; None is a card that has float8, and no library.
         """
         known = _OF_FILES.setdefault(models, {})
-        key = (None if encoder is None else encoder.whole.identity, frozenset(dtypes.items()), format, tables, device)
+        key = (None if encoder is None else encoder.file.identity, frozenset(dtypes.items()), format, tables, device)
         if key in known:
             return known[key]
-        tensors, made = {}, {name: models.network(name) for name in models.sources}
-        for name, source in models.sources.items():
-            outlines = {ours: source.file.outline(key) for ours, key in source.names.items()}
-            tensors[name] = _stored(outlines, getattr(made[name], "compute_dtype", dtypes[name]))
+        stored: dict[str, StoredNetwork] = {**models.sources}
+        made = {name: models.network(name) for name in stored}
         if encoder is not None:
-            made["text_encoder"] = check_text_encoder(encoder, models)
-            outlines = {ours: encoder.whole.outline(key) for ours, key in encoder.names.items()}
-            tensors["text_encoder"] = _stored(outlines, dtypes["text_encoder"])
+            stored["text_encoder"], made["text_encoder"] = encoder, check_text_encoder(encoder, models)
+        tensors = {
+            name: _stored(each.outlines, getattr(made[name], "compute_dtype", dtypes[name]))
+            for name, each in stored.items()
+        }
         if format is not None:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
