@@ -51,7 +51,7 @@ def build(
     with named_errors(called(file.path)):
         computes = getattr(network, "compute_dtype", dtype)
         install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))
-    load_strict(network, state, title, source.variant.official)
+    load_strict(network, state, title, source.variant.keys.official)
     if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
     if any(tensor.device != torch.device(device) for tensor in state.values()):  # a walk through all modules

@@ -178,7 +178,7 @@ class Models:
                 return source.variant.build(config, shapes)
 
         try:
-            return outline_network(make, source, title, source.variant.official)
+            return outline_network(make, source, title, source.variant.keys.official)
         except CheckpointError:
             raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together

@@ -60,11 +60,6 @@ class EncoderKind:
     config: type[EncoderConfig]
     vision: Variant | None = None  # the part for pictures that it may have
 
-    def official(self, name: str) -> str:
-        """Return what the official file calls our ``name``."""
-        weight, suffix = split_companion(name)
-        return join_companion(self.keys.official(weight), suffix)
-
     def claims(self, key: str, prefix: str) -> bool:
         """Return whether the file's ``key`` is of an encoder of this kind, wanted or not."""
         return self.keys.knows(split_companion(key)[0], prefix) or key.startswith(self.ignored)
@@ -173,7 +168,7 @@ class TextEncoderFiles(StoredNetwork):
 
     def outline(self) -> TextEncoder:
         """Make the encoder without weights. Raises CheckpointError if the files will not fill it."""
-        return outline_network(lambda: self.config.build(), self, self.title, self.kind.official)
+        return outline_network(lambda: self.config.build(), self, self.title, self.kind.keys.official)
 
     @cached_property
     def config(self) -> EncoderConfig:
@@ -325,5 +320,5 @@ def build_text_encoder(
     with named_errors(files.path.name):
         state = files.tensors()
         install_quantized_layers(encoder, state, dtype, deferred, files.names.__getitem__)
-    load_strict(encoder, state, files.title, files.kind.official)
+    load_strict(encoder, state, files.title, files.kind.keys.official)
     return encoder

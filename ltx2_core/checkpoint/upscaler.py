@@ -130,7 +130,7 @@ def video_statistics(models: Models) -> ChannelStatistics:
         statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
     title = f"The video VAE in {source.file.path.name}"
     _install(statistics, state, torch.float32, title)
-    load_strict(statistics, state, title, lambda name: source.variant.official(prefix + name))
+    load_strict(statistics, state, title, lambda name: source.variant.keys.official(prefix + name))
     return statistics
 
 

@@ -357,7 +357,7 @@ def test_a_component_takes_the_variant_that_knows_most_of_a_file():
     assert component.find(["other.weight"]) is None
     assert component.claims("vae.noise.weight") and not component.claims("other.weight")
     assert component.variant_for({"kind": "new"}) is new
-    assert new.official("shift.weight_scale") == "vae.shift.weight_scale"
+    assert new.keys.official("shift.weight_scale") == "vae.shift.weight_scale"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
