@@ -20,7 +20,7 @@ from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError, short
-from .errors.files import NOT_ON_WINDOWS, has_controls, is_refused
+from .errors.files import NOT_ON_WINDOWS, has_controls, is_refused, leads_out
 
 Settings = TypeVar("Settings")
 
@@ -296,8 +296,8 @@ LONGEST_NAME = 220  # bytes; almost every system has 255, and a number and an en
 def check_output_name(prefix: str, more: str = "") -> str:
     """Return a prefix of names and ``more`` with folders as every system writes them, and no slash at its end, before
     which the host sees no name to number; SettingError if it is no file below the output."""
-    path = PureWindowsPath(prefix + more)  # knows both kinds of slashes, and drives
-    if path.anchor or path.drive or ".." in path.parts or has_controls(prefix) or not path.name.strip():
+    path = PureWindowsPath(prefix + more)
+    if leads_out(path) or has_controls(prefix):
         raise SettingError(
             f"filename_prefix is {prefix!r}; write a name below ComfyUI's output folder, for example video/clip."
         )

@@ -9,7 +9,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from uuid import uuid4
 
 from . import LTX2Error, SettingError, UnreadableFileError
@@ -106,6 +106,11 @@ def has_controls(name: str) -> bool:
     Blanks of all widths and joined emoji are letters as others.
     """
     return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+
+
+def leads_out(name: PureWindowsPath) -> bool:
+    """Return whether a name is none of anything below a folder; one of Windows knows both kinds of slashes."""
+    return bool(name.anchor) or ".." in name.parts or not name.name.strip()
 
 
 def named_path(path: Path) -> Path:
