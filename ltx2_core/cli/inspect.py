@@ -9,7 +9,8 @@ from ..checkpoint.duration_head import is_duration_head
 from ..checkpoint.files import TensorFile, as_path
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
-from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_of
+from ..checkpoint.models import AUDIO_VAE, Models, sources_in, versions_of
+from ..checkpoint.stored import StoredNetwork
 from ..checkpoint.text_encoder import TextEncoderFiles, find_kind, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
@@ -123,7 +124,7 @@ def _checkpoint(models: Models) -> str:
     stated = file.metadata.get("model_version")
     source = f"model_version {stated}" if stated else "told by its tensors, the header names none"
     lines = [f"{file.path.name}: LTX-{models.version} ({source}), {shown_size([file.nbytes])}"]
-    held: dict[str, Source | TextEncoderFiles] = {**models.sources}
+    held: dict[str, StoredNetwork] = {**models.sources}
     if models.text_encoder is not None:
         held["text_encoder"] = open_text_encoder(models.text_encoder)
     lines += [f"  {name:<16} {_summary(held[name])}" for name in models.components if name in held]
@@ -181,7 +182,7 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     return "\n".join([*lines, f"  needs: a checkpoint; {files.kind.needed}"])
 
 
-def _summary(stored: Source | TextEncoderFiles) -> str:
+def _summary(stored: StoredNetwork) -> str:
     """Parameters, size and formats."""
     return f"{stored.parameters:>16,} parameters, {shown_size([stored.nbytes])} ({', '.join(stored.formats)})"
 

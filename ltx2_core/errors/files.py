@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from . import LTX2Error, SettingError, UnreadableFileError
 
@@ -81,6 +81,11 @@ def has_controls(name: str) -> bool:
     Blanks of all widths and joined emoji are letters as others.
     """
     return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+
+
+def leads_out(name: PureWindowsPath) -> bool:
+    """Return whether a name is none of anything below a folder; one of Windows knows both kinds of slashes."""
+    return bool(name.anchor) or ".." in name.parts or not name.name.strip()
 
 
 def named_path(path: Path) -> Path:

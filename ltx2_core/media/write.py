@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
+from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, holds_numbers
 from ..errors.atomic import check_place, whole_or_nothing
 from ..errors.files import check_names, not_written
 from ..errors.stopping import check_stop
@@ -385,9 +385,7 @@ def _finite(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     count = 0
     for chunk in chunks:
         check_frames(chunk)
-        # A sum is a number only if all of its terms are, and is had thirty times sooner than a look at each of them;
-        # one that only overflows decides nothing.
-        if not (chunk.sum(dtype=torch.float32).isfinite() or chunk.isfinite().all()):
+        if not holds_numbers(chunk):
             raise MediaError(
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
                 "written. Decode the latent in float32, and check the latent itself."

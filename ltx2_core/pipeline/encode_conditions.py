@@ -107,7 +107,7 @@ def encode_video(
     chunks: Iterable[Tensor],
     frames: int,
     device: torch.device,
-    tiling: Tiling | None = None,
+    tiling: Tiling = Tiling(),
     in_ram: bool = False,
 ) -> Tensor:
     """Encode pixels, of which few more frames than a tile are held.
@@ -117,7 +117,7 @@ def encode_video(
         chunks: (B, 3, F, H, W) in -1..1, consecutive.
         frames: how many of them to take.
         device: where the encoder is.
-        tiling: in which tiles; None for the default ones.
+        tiling: in which tiles.
         in_ram: whether they are held where they come from.
 
     Returns:
@@ -128,10 +128,10 @@ def encode_video(
     """
     parts = (part for chunk in chunks for part in chunk.split(CHUNK_FRAMES, dim=2))
     if isinstance(encoder, SharedTiles):
-        latent = encode_stream(encoder.network, parts, frames, tiling or Tiling(), None, encoder.make, encoder.home)
+        latent = encode_stream(encoder.network, parts, frames, tiling, encoder.make, encoder.home)
     else:
         held = parts if in_ram else (part.to(device) for part in parts)
-        latent = encode_stream(encoder, held, frames, tiling or Tiling(), device=device)
+        latent = encode_stream(encoder, held, frames, tiling, device=device)
     check_finite(latent, "encoding pictures")
     return latent
 

@@ -244,7 +244,7 @@ def test_names_that_windows_keeps_for_itself_are_refused_there_before_any_work(w
     with pytest.raises(SettingError, match="Windows"):
         check_target(tmp_path / name)
     with pytest.raises(SettingError, match="Windows"):
-        check_output_name("filename_prefix", name)
+        check_output_name(name)
 
 
 @pytest.mark.parametrize("name", ["console.mp4", "com10.mp4", "a.b c.mp4", "\u65e5.mp4", "new/clip.mp4"])

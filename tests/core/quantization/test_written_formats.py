@@ -24,7 +24,7 @@ from ltx2_core.lora import LoraAdapter, Strengths, fold_loras, open_lora
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.arrival import arrival_on
 from ltx2_core.pipeline.engines.prepare import changes_of
-from ltx2_core.pipeline.needs.blueprint import blueprint_of
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.quantization import (
     QuantizedLinear,
     expand_weight,
@@ -94,7 +94,7 @@ def test_a_transformer_computes_as_its_expanded_self(written, name):
 def test_a_plan_counts_the_bytes_of_the_file(written, name):
     models = open_models(written(name)[0])
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
-    blueprint = blueprint_of(models, None, dtypes)
+    blueprint = Blueprint.of_files(models, None, dtypes)
     planned, built = blueprint.network("transformer"), build(models, "transformer", torch.bfloat16)
     layout = {key: (tensor.shape, tensor.dtype) for key, tensor in built.state_dict().items()}
     assert layout == {key: (tensor.shape, tensor.dtype) for key, tensor in planned.state_dict().items()}

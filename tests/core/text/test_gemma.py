@@ -165,7 +165,7 @@ def test_weights_stay_in_the_file(tmp_path):
     files = open_text_encoder(TOKENIZER)
     encoder = build_text_encoder(files)
     for ours, key in files.names.items():
-        assert encoder.get_parameter(ours).data_ptr() == files.whole.get(key).data_ptr()
+        assert encoder.get_parameter(ours).data_ptr() == files.file.get(key).data_ptr()
     assert encoder.model.embed_tokens.weight.dtype == torch.bfloat16
 
 

@@ -502,11 +502,19 @@ def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_encoded_tiles_of_a_copy_are_the_whole(size):
-    pixels, done = CopyDecoder()(randn(1, 3, *size)), []
+    pixels, encoder = CopyDecoder()(randn(1, 3, *size)), CopyEncoder()
+    tiles = []
+
+    def make(work):
+        for each in work:
+            tiles.append(each)
+            yield each.by(encoder)
+
     for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
-        made = encode_stream(CopyEncoder(), [pixels], pixels.shape[2], tiling, lambda *counts: done.append(counts))
-        assert_close(made, CopyEncoder()(pixels), atol=2e-6, rtol=0)
-        assert done[-1] == 2 * (count_encoding_tiles(size, tiling),)
+        tiles.clear()
+        made = encode_stream(encoder, [pixels], pixels.shape[2], tiling, make)
+        assert_close(made, encoder(pixels), atol=2e-6, rtol=0)
+        assert len(tiles) == count_encoding_tiles(size, tiling)
 
 
 @pytest.mark.slow
