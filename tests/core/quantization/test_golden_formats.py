@@ -86,6 +86,16 @@ def test_mxfp8_with_a_scale_for_cards_without_blocks():
     assert torch.equal(*(expand_stored(stored_weights(each)["q.weight"]) for each in (state, hybrid)))
 
 
+def test_what_inputs_are_multiplied_by_before_nvfp4_is_a_scale_of_columns():
+    state, by = file_of("nvfp4_16x64"), torch.rand(64) + 0.5
+    plain, smooth = (stored_weights(each)["q.weight"] for each in (state, state | {"q.pre_quant_scale": by}))
+    format, rows = FORMATS["nvfp4"], torch.tensor([9, 0, 9])
+    expected = format.dequantize(plain, (16, 64), torch.float32) * by
+    torch.testing.assert_close(format.dequantize(smooth, (16, 64), torch.float32), expected)
+    torch.testing.assert_close(format.expand_picked(smooth, (16, 64), rows), expected[rows])
+    assert [format.can_multiply(each, (16, 64)) for each in (plain, smooth)] == [True, False]
+
+
 def test_the_scales_of_the_scales_of_four_bits_are_those_of_256_blocks():
     state, blocks = file_of("bnb_nf4_nested"), 257
     about = json.dumps({"quant_type": "nf4", "shape": [blocks, 64], "nested_offset": 0.5}).encode()
@@ -249,6 +259,7 @@ def test_nvfp4_with_the_first_number_in_the_lower_half():
     install_quantized_layers(network, given := dict(state))
     network.load_state_dict(given, assign=True)
     torch.testing.assert_close(expand_weight(network["q"], torch.float32), expected, rtol=1e-6, atol=0)
+    assert not FORMATS["nvfp4"].can_multiply(stored_weights(state)["q.weight"], (16, 64))
     refuse(state | {"q.input_global_scale": torch.ones(())}, (16, 64), "nvfp4 whose scales are folded into alpha")
 
 
