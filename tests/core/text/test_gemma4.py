@@ -68,6 +68,11 @@ def test_every_key_of_the_packed_file_has_its_place():
     assert len(listed) == 686 and names == own
     assert sum(map(math.prod, own.values())) == 11_907_350_320
     assert Gemma4Config.from_shapes(own) == Gemma4Config()
+    unseen = encoder.config  # what no shape shows
+    assert (unseen.window, unseen.eps) == (1024, 1e-6) and unseen.frequencies(False).count_nonzero() == 128
+    near, far = unseen.frequencies(False), unseen.frequencies(True)
+    assert near[1].item() == pytest.approx(0.93057203) and far[1].item() == pytest.approx(0.94746351)
+    assert (len(far), far.count_nonzero(), far[63:65].count_nonzero()) == (256, 64, 1)
     rest = {key for key in listed if not GEMMA4.knows(key, "model.")}
     assert all(key.startswith(kind.ignored) for key in rest)
     projected = [shape for key, shape in listed.items() if key.startswith("text_embedding_projection.")]
