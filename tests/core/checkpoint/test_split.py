@@ -14,6 +14,7 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.checkpoint.upscaler import find_upscaler
+from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.conditioning import State
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.state import apply_conditions
@@ -201,6 +202,7 @@ def test_pictures_are_compressed_as_for_the_version_that_the_video_vae_states(pa
            for files in (parts, of_vae[0], of_vae[1], tiny_files("2.3")[0])]  # fmt: skip
     assert crf == [18, 18, 33, 33]
     assert open_models(tiny_files("2.3")[0], video_vae=video).image_crf == 18
+    assert open_models(of_vae[0]).config["vae"] == VERSIONS["2.5"].config["vae"]  # though the transformer says null
 
 
 @torch.no_grad()

@@ -126,11 +126,16 @@ def test_both_layouts_read_alike(files, tmp_path):
     assert same(whole, read(folder)) and len(whole) == 3
     tensors = load_file(packed)
     renamed = {key.replace("model.", "model.language_model.", 1): value for key, value in tensors.items()}
-    more = {"model.vision_embedder.patch_dense.weight": torch.zeros(4), "model.embed_audio.x.weight": torch.zeros(4),
-            "hf_asset__tokenizer_config.json": torch.zeros(4, dtype=torch.uint8)}  # fmt: skip
+    towers = ("vision_embedder.patch_dense", "embed_vision.embedding_projection", "embed_audio.embedding_projection")
+    more = {f"model.{name}.weight": torch.zeros(4) for name in towers}
+    more["hf_asset__tokenizer_config.json"] = torch.zeros(4, dtype=torch.uint8)
     renamed["tokenizer_json"] = tensors["tokenizer_json"].view(torch.int8)
-    save_file(renamed | more, tmp_path / "packed.safetensors", TensorFile(packed).metadata)
-    assert same(whole, read(tmp_path / "packed.safetensors"))
+    header, path = TensorFile(packed).metadata, tmp_path / "packed.safetensors"
+    save_file(
+        renamed | more, path, header | {"gemma_config": header["gemma_config"].replace("gemma4", "gemma4_unified")}
+    )
+    assert '"model_type": "gemma4_unified"' in TensorFile(path).metadata["gemma_config"], "as the published file says"
+    assert same(whole, read(path))
 
 
 def test_sizes_are_those_of_the_header_else_of_the_tensors(files, tmp_path):
