@@ -266,7 +266,7 @@ def write_diffusion_vae(folder: str | Path, seed: int = 0) -> Path:
     for name in ("video_encoder", "video_decoder"):
         with torch.device("meta"):
             network = COMPONENTS[name].make(sections, {})
-        official = COMPONENTS[name].variant_for(sections).official
+        official = COMPONENTS[name].variant_for(sections).keys.official
         tensors |= {official(ours).removeprefix("vae."): value for ours, value in _weights(network, seed).items()}
     path = Path(folder) / "ltx-2.5-video-vae-tiny.safetensors"
     _save(tensors, path, {"config": json.dumps(sections)})
@@ -284,7 +284,7 @@ def _checkpoint(sections: dict[str, Any], seed: int) -> dict[str, Tensor]:
     for component in COMPONENTS.values():
         with torch.device("meta"):
             network = component.make(sections, flat)
-        official = component.variant_for(sections).official
+        official = component.variant_for(sections).keys.official
         tensors |= {official(name): value for name, value in _weights(network, seed).items()}
     if not sections["transformer"].get("ff_bias", True):  # the files of 2.5 have their tables in float32
         tensors |= {key: value.float() for key, value in tensors.items() if "scale_shift_table" in key}

@@ -35,7 +35,7 @@ from ..ltx2_core.pipeline.engines.planned import PlannedEngine
 from ..ltx2_core.pipeline.engines.prepare import Prepared
 from ..ltx2_core.pipeline.graph.latents import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
-from ..ltx2_core.pipeline.needs.blueprint import Blueprint, blueprint_of
+from ..ltx2_core.pipeline.needs.blueprint import Blueprint
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
@@ -318,7 +318,7 @@ class LoadedModel:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
         tables = gemma is None or not arrival_on(gemma.network.device, gemma.dtype).in_place
         files, device = None if gemma is None else gemma.files, host.device_for("transformer")
-        return blueprint_of(self.models, files, dtypes, self.format, tables, device)
+        return Blueprint.of_files(self.models, files, dtypes, self.format, tables, device)
 
     def network(
         self, key: NetworkKey[Any], dtype: torch.dtype | None = None, loras: Stack | None = None

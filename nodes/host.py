@@ -103,7 +103,7 @@ def input_file(name: str) -> Path:
 
 def output_file(prefix: str, suffix: str, size: Sequence[int]) -> Path:
     """Return a new path below the output folder, named as the host does: ``size`` is its %width% and %height%."""
-    prefix = check_output_name("filename_prefix", prefix)
+    prefix = check_output_name(prefix)
     with writing(prefix):
         folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *size)
     return Path(folder, f"{name}_{number:05}_{suffix}")

@@ -20,6 +20,7 @@ from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .loading import load_strict
 from .models import MINIATURE, Models
+from .stored import StoredNetwork
 from .unfilled import outline_network, unfilled
 from .versions import VERSIONS
 
@@ -30,7 +31,7 @@ _FOLDERS = ("../latent_upscale_models", "../upscale_models")
 
 
 @dataclass(frozen=True)
-class UpscalerFile:
+class UpscalerFile(StoredNetwork):
     """An upscaler on disk; the header only, no weights are read."""
 
     file: TensorFile
@@ -47,21 +48,16 @@ class UpscalerFile:
         with named_errors(self.file.path.name):
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
-            return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
+            return UpscalerConfig.from_shapes(self.shapes)
 
     @property
     def title(self) -> str:
         """What errors call it."""
         return f"The upscaler {self.file.path.name}"
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its weights."""
-        return self.file.nbytes
-
     def outline(self) -> Upscaler:
         """Make the network without weights. Raises CheckpointError if the file will not fill it."""
-        return outline_network(lambda: Upscaler(self.config), self.file, self.names, self.title, self.keys.official)
+        return outline_network(lambda: Upscaler(self.config), self, self.title, self.keys.official)
 
 
 def open_upscaler(path: str | Path) -> UpscalerFile:
@@ -119,7 +115,7 @@ def build_upscaler(
 ) -> Upscaler:
     """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted, or later."""
     upscaler = file.outline()
-    state = {ours: file.file.get(key) for ours, key in file.names.items()}
+    state = file.tensors()
     _install(upscaler, state, dtype, file.title, deferred)
     load_strict(upscaler, state, file.title, file.keys.official)
     return upscaler.requires_grad_(False).eval()
@@ -134,7 +130,7 @@ def video_statistics(models: Models) -> ChannelStatistics:
         statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
     title = f"The video VAE in {source.file.path.name}"
     _install(statistics, state, torch.float32, title)
-    load_strict(statistics, state, title, lambda name: source.variant.official(prefix + name))
+    load_strict(statistics, state, title, lambda name: source.variant.keys.official(prefix + name))
     return statistics
 
 

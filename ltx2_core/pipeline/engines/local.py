@@ -28,7 +28,7 @@ from ...quantization import check_format
 from ...settings import Resources, dtype_of
 from ...text import Tokenizer
 from ...transformer import SequenceParallel, check_heads
-from ..needs.blueprint import FLOAT32, Blueprint, blueprint_of
+from ..needs.blueprint import FLOAT32, Blueprint
 from ..plan import Plan
 from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage
 from .gain import describe_gain, describe_sharing
@@ -166,7 +166,7 @@ class LocalEngine(PlannedEngine):
         encoder = None if self.models.text_encoder is None else self.encoder
         dtypes = {name: self._dtype_of(name) for name in names}
         tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
-        found = blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
+        found = Blueprint.of_files(self.models, encoder, dtypes, self.resources.format, tables, self._device)
         return found.among(1 + len(self.other_devices)) if self._processes is None else found.over(self._processes.size)
 
     @cached_property

@@ -20,11 +20,11 @@ from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.folders import files_of
 from ltx2_core.checkpoint.keys import Keys, same
-from ltx2_core.checkpoint.loading import assign_tensors, check_numbers, holds_numbers
+from ltx2_core.checkpoint.loading import assign_tensors, check_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, stated_version
 from ltx2_core.disk_cache import stamps
-from ltx2_core.errors import LTX2Error
+from ltx2_core.errors import LTX2Error, holds_numbers
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
 from ltx2_core.video_vae import VideoVAEConfig
@@ -357,7 +357,7 @@ def test_a_component_takes_the_variant_that_knows_most_of_a_file():
     assert component.find(["other.weight"]) is None
     assert component.claims("vae.noise.weight") and not component.claims("other.weight")
     assert component.variant_for({"kind": "new"}) is new
-    assert new.official("shift.weight_scale") == "vae.shift.weight_scale"
+    assert new.keys.official("shift.weight_scale") == "vae.shift.weight_scale"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
