@@ -14,7 +14,7 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
-from ..errors.files import check_place
+from ..errors.atomic import check_place
 from ..lora import Lora, Report, compare
 from ..lora.report import compare_with_release
 from ..media import check_target
@@ -44,7 +44,7 @@ from .compare import run_compare
 from .convert import run_convert, run_lora
 from .files import check_not_read, digest_of
 from .flags import given
-from .inspect import for_each, inspect
+from .inspect import for_each, inspect, matching
 from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
@@ -161,8 +161,9 @@ def run_batch_file(options: argparse.Namespace) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Print what files are, and what they still need."""
-    end = "\n\n" if len(options.files) > 1 else "\n"
-    for_each(options.files, lambda path: print(plain_text(inspect(path)), end=end, flush=True))
+    files = matching(options.files)
+    end = "\n\n" if len(files) > 1 else "\n"
+    for_each(files, lambda path: print(plain_text(inspect(path)), end=end, flush=True))
 
 
 def _planned_models(options: argparse.Namespace) -> Models | None:

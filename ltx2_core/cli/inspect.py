@@ -1,6 +1,6 @@
 """What a file is, in words."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path
 
@@ -25,6 +25,16 @@ CLIPS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus",
     ".png", ".exr", ".jpg", ".jpeg", ".webp", ".avif", ".gif",
 )  # fmt: skip
+
+
+def matching(files: Sequence[Path]) -> list[Path]:
+    """Return ``files``, with all that a pattern such as ``*.mp4`` stands for in its place: Windows does not do it."""
+    return [path for each in files for path in _matches(each) or [each]]
+
+
+def _matches(path: Path) -> list[Path]:
+    is_pattern = not {*"*?["}.isdisjoint(path.name) and not path.exists()
+    return sorted(path.parent.glob(path.name)) if is_pattern else []
 
 
 def for_each(files: Iterable[Path], tell: Callable[[Path], None]) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..errors import LTX2Error, SettingError, counted
+from ..errors.atomic import clear_unfinished
 from ..errors.files import leads_out
 from ..errors.foreign import json_fault, kind_of, unique_names
-from ..media import check_target, clear_unfinished, read_tags
+from ..media import check_target, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,6 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -22,15 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, holds_numbers
-from ..errors.files import (
-    check_names,
-    check_place,
-    named_beside,
-    not_written,
-    remove_unfinished,
-    replace_file,
-    writing,
-)
+from ..errors.atomic import check_place, whole_or_nothing
+from ..errors.files import check_names, not_written
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -349,22 +340,6 @@ def _refuse_a_full(folder: Path) -> None:
         raise TargetExistsError(f"The folder {folder} is not empty. Choose a new name, so that no picture is lost.")
 
 
-@contextmanager
-def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
-
-    Raises UnreadableFileError for what the system refuses.
-    """
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _beside(target, uuid4().hex[:8])
-        try:
-            yield unfinished
-            replace_file(unfinished, target)
-        finally:
-            remove_unfinished(unfinished)
-
-
 def place_files(source: Path, target: Path) -> None:
     """Copy the files of one folder into another unless they are there; the log says what cannot be copied."""
     for file in source.iterdir():
@@ -374,20 +349,6 @@ def place_files(source: Path, target: Path) -> None:
                     shutil.copyfile(file, unfinished)
         except (OSError, LTX2Error) as error:
             _log.warning("%s cannot be put into %s: %s", file.name, target, error)
-
-
-def clear_unfinished(target: Path) -> None:
-    """Remove what runs that were killed have left of ``target``; nobody may be writing it meanwhile."""
-    mark = 8 * "*"
-    before, _, after = _beside(target, mark).name.rpartition(mark)
-    name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
-    for path in target.parent.glob(".*") if target.parent.is_dir() else ():
-        if name.fullmatch(path.name):
-            remove_unfinished(path)
-
-
-def _beside(target: Path, mark: str) -> Path:
-    return named_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
 
 
 @contextmanager

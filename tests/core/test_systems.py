@@ -27,14 +27,13 @@ from ltx2_core.cli.lines import generate_command
 from ltx2_core.cli.progress import Bars
 from ltx2_core.cli.syntax import file_path, parse_character, parse_picture
 from ltx2_core.conditioning.light import FILE_SPACES
-from ltx2_core.disk_cache import complete_file
 from ltx2_core.disk_cache.mapped import mapped_files
 from ltx2_core.errors import SettingError, UnreadableFileError
-from ltx2_core.errors.files import not_written, replace_file
+from ltx2_core.errors.atomic import clear_unfinished, complete_file, replace_file, whole_or_nothing
+from ltx2_core.errors.files import not_written
 from ltx2_core.fields import check_output_name
-from ltx2_core.media import check_target, clear_unfinished
+from ltx2_core.media import check_target
 from ltx2_core.media.exr import ExrFrames
-from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import DISK, GIB, MARGIN, OCCUPIED, WINDOWS_MARGIN, this_machine, usable
 from ltx2_core.memory.pinned import PinnedMemory
@@ -352,6 +351,19 @@ def test_a_name_that_a_file_can_have_is_written_though_unfinished_ones_are_longe
     with complete_file(tmp_path / name) as file:
         file.write(b"2")
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {name: b"2"}
+
+
+@pytest.mark.parametrize(("listed", "hidden"), [(True, "{0}.0123abcd.partial"), (False, ".{1}.0123abcd.json")])
+def test_what_a_killed_program_left_of_a_file_goes_when_it_is_written_again(tmp_path, listed, hidden):
+    old, new, other = (tmp_path / hidden.format(f"{each}.json", each) for each in ("x [1]", "x [1]", "y"))
+    new = new.with_name(new.name.replace("abcd", "ef01"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    with whole_or_nothing(tmp_path / "x [1].json", listed=listed) as unfinished:
+        unfinished.write_bytes(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["x [1].json", new.name, other.name])
 
 
 def test_what_was_left_of_a_long_name_is_cleared(tmp_path):
