@@ -244,6 +244,14 @@ class Models:
         return "miniature" if self.is_miniature else self.version
 
     @property
+    def image_crf(self) -> int:
+        """The H.264 quality (CRF) that given pictures have when they are encoded: that of the version which the file of
+        the video encoder states, as officially; of a repacked one that states none, that of the model."""
+        source = self.sources.get("video_encoder")
+        stated = None if source is None else stated_version(source.file.metadata)
+        return VERSIONS[stated or self.version].image_crf
+
+    @property
     def kind(self) -> str:
         """The version and whether it is the miniature, a distilled or a dev model, such as "LTX-2.3 dev"."""
         word = "miniature" if self.is_miniature else "distilled" if self.distilled else "dev"

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .. import geometry, latents
 from ..audio_vae import AudioEncoder, encode_waveform
-from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, check_frames, encode_conditions
 from ..conditioning.rate import at_rate
@@ -156,7 +155,7 @@ class EngineEncoders:
     """
 
     def __init__(self, engine: Engine):
-        self.crf = VERSIONS[engine.models.version].image_crf
+        self.crf = engine.models.image_crf
         self._engine, self._open = engine, ExitStack()
         self._stage: Stage | None = None
         self._network: Any = None

@@ -44,6 +44,11 @@ def formula_vocoder(version: str, narrow: bool = False):
     return vocoder
 
 
+def test_what_a_config_leaves_out_is_as_in_2_0():
+    needed = {"resblock": "1", "stereo": True}
+    assert VocoderConfig.from_json(needed) == VocoderConfig.from_json(golden.config("2.0")["vocoder"])
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("version, changes", [("2.0", {}), ("2.0", SHALLOW), ("2.3", {})])
 def test_agreement(version, changes):
@@ -122,9 +127,12 @@ def test_half_precision_frames_make_a_float32_waveform(version):
 
 @torch.inference_mode()
 def test_a_loud_waveform_is_held_to_full_scale():
-    vocoder = formula_vocoder("2.3")
+    """What the extension hears is, too; what it adds is not, by itself."""
+    vocoder, mel = formula_vocoder("2.3"), formula.signal(1, 2, 3, 64)
     vocoder.high.conv_post.weight *= 100
-    assert vocoder(formula.signal(1, 2, 3, 64)).abs().max() == 1
+    vocoder.low.conv_post.weight *= 100
+    low = vocoder.low(mel)
+    assert low.abs().max() == vocoder(mel).abs().max() == 1 < vocoder.high(vocoder.mel(low)).abs().max()
 
 
 @torch.no_grad()

@@ -249,6 +249,16 @@ def test_padding_follows_the_official_reader(changes, paddings):
     assert (config.encoder_padding, config.decoder_padding) == paddings
 
 
+def test_what_a_config_leaves_out_is_as_in_the_releases():
+    told, needed = section("2.3"), ("encoder_blocks", "decoder_blocks", "timestep_conditioning", "spatial_padding_mode")
+    assert VideoVAEConfig.from_json({key: told[key] for key in needed}) == VideoVAEConfig.from_json(told)
+    with pytest.raises(CheckpointError, match="timestep_conditioning = True"):
+        VideoVAEConfig.from_json({key: told[key] for key in needed if key != "timestep_conditioning"})
+    blocks = {"encoder_blocks": [["compress_all_res", {}]], "decoder_blocks": [["compress_all", {}]]}
+    config = VideoVAEConfig.from_json(section("2.3", **blocks))
+    assert [block.multiplier for block in (*config.encoder_blocks, *config.decoder_blocks)] == [2, 1]
+
+
 def test_only_compress_all_has_a_skip():
     names = ["compress_all", "compress_time", "compress_space"]
     blocks = {
