@@ -15,7 +15,7 @@ from uuid import uuid4
 from . import UnreadableFileError
 from .files import named_beside, not_written, writing
 
-_PAUSE = 0.05  # seconds between two attempts
+_PATIENCE, _PAUSE = 1.0, 0.05  # seconds of attempts on Windows, and between two of them
 _ABANDONED = 3600.0  # seconds after which nobody writes on: the next frames of a clip can take many minutes
 
 
@@ -96,17 +96,17 @@ def _beside(target: Path, mark: str, listed: bool) -> Path:
     return named_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
 
 
-def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
+def replace_file(source: Path, target: Path) -> None:
     """Give ``source`` the name ``target``, which may be that of a file that goes away.
 
     Windows refuses as long as another program has either of them open. A scanner, which looks at whatever was written
-    last, lets go soon, so there this tries again for ``patience`` seconds.
+    last, lets go soon, so there this tries again for a second.
 
     Raises:
         UnreadableFileError: It still refuses to give up ``target``.
         OSError: The system refuses for another reason.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             os.replace(source, target)
@@ -124,12 +124,12 @@ def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
         time.sleep(_PAUSE)
 
 
-def remove_unfinished(path: Path, patience: float = 1.0) -> None:
+def remove_unfinished(path: Path) -> None:
     """Remove a file or folder that is not to be finished, unless the system refuses: why it is not is what matters.
 
-    Windows refuses as long as a scanner looks at it; so there this tries again for ``patience`` seconds.
+    Windows refuses as long as a scanner looks at it; so there this tries again for a second.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + _PATIENCE
     while os.path.lexists(path):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -96,7 +96,6 @@ HLG = VideoFormat(
     "hvc1",
 )
 
-AUDIO_FORMATS = {".wav": "wav", ".flac": "flac"}
 AUDIO_CODECS: dict[str, Literal["pcm_s16le", "flac"]] = {".wav": "pcm_s16le", ".flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -278,7 +277,7 @@ def write_audio(
         raise MediaError(f"{path.name} is a sound file, but this clip has no sound.")
     whole, rate = _checked(waveform, sample_rate)
     samples = (whole * 32767).round().to(torch.int16)
-    kind = AUDIO_FORMATS[path.suffix.lower()]
+    kind = path.suffix.lower()[1:]
     with _written(path, kind) as container:
         container.metadata.update(container_tags(metadata, kind))
         stream = container.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples)])

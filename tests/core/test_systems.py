@@ -213,15 +213,16 @@ def test_a_file_that_stays_open_is_told_in_a_sentence(windows, tmp_path, monkeyp
         raise PermissionError(13, "in use")
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("ltx2_core.errors.atomic._PATIENCE", 0.1)
     (target := tmp_path / "clip.mp4").write_text("old")
     with pytest.raises(UnreadableFileError, match=r"clip\.mp4 cannot be replaced"):
-        replace_file(tmp_path / "new", target, patience=0.1)
+        replace_file(tmp_path / "new", target)
     target.chmod(0o444)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write, whatever a file says
     with pytest.raises(UnreadableFileError, match=r"clip\.mp4 is read-only"):
-        replace_file(tmp_path / "new", target, patience=0.1)
+        replace_file(tmp_path / "new", target)
     with pytest.raises(PermissionError):  # nobody can have a file open that is not there
-        replace_file(tmp_path / "new", tmp_path / "other", patience=0.1)
+        replace_file(tmp_path / "new", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
