@@ -70,6 +70,12 @@ def test_a_release_is_recognised_without_metadata(version):
     assert known_config(version, everything)["transformer"]["num_layers"] == 48
 
 
+def test_a_diffusion_decoder_alone_is_of_2_5():
+    bare = {key: shape for key, shape in golden.shapes("video_vae_2.5_split_diffusion").items() if "decoder." in key}
+    for prefix in ("", "vae."):
+        assert possible_versions({f"{prefix}{key}": shape for key, shape in bare.items()}) == ("2.5",)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_known_numbers_are_those_of_the_official_header(version):
     ours, theirs = VERSIONS[version].config, golden.config(version)
