@@ -238,6 +238,7 @@ def test_sounds_are_read_from_a_moment_on(asked, folder):
                         "--reference-audio", f"{folder / 'sound.wav'}:strength=0.5,seconds=0.5").conditions  # fmt: skip
     assert keep.audio.seconds == 1 and keep.noise == 0.2
     assert voice.strength == 0.5 and voice.audio.seconds == 0.5
+    assert asked("--audio", folder / "sound.wav").conditions[0].noise == 0
 
 
 def test_references(asked, folder):
@@ -563,5 +564,6 @@ def test_a_command_has_the_flags_that_it_has_among_all():
     for name, command in every.items():
         parser, commands = build_parser(name)
         assert commands[name].flags == command.flags and commands.keys() == every.keys()
+        assert all(flag.help for flag in command.parser._actions if flag.option_strings)
         assert commands[name].parser.format_help() == command.parser.format_help()
         assert parser.format_help() == whole.format_help()
