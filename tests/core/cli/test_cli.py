@@ -488,13 +488,20 @@ def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monke
 
 
 def test_a_name_that_another_run_takes_meanwhile_is_not_written_over(tmp_path, monkeypatch):
-    def make(*given, **events):
-        (tmp_path / "clip.mp4").write_bytes(b"of another run")
+    saved, clip, latent = [], tmp_path / "clip.mp4", tmp_path / "clip.safetensors"
+
+    def make(models, request, events):
+        for path in (clip, latent):
+            path.write_bytes(b"of another run")
+        events.on_latent(None)
         return [SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)]
 
     monkeypatch.setattr(commands, "run_batch", make)
-    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4")]) == 0
-    assert (tmp_path / "clip.mp4").read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
+    monkeypatch.setattr(commands, "tagged", lambda take, notes: take)
+    monkeypatch.setattr(commands, "save_take", lambda target, take, overwrite: saved.append(target.name))
+    assert main(["generate", "--prompt", "x", "--output", str(clip), "--save-latent", str(latent)]) == 0
+    assert clip.read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
+    assert saved == ["clip_2.safetensors"]
 
 
 def test_generate_makes_a_clip(tmp_path, capsys):
