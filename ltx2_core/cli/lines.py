@@ -85,8 +85,8 @@ class Job:
 
 def _digest_in(target: Path) -> str | None:
     try:
-        return read_tags(target).get(DIGEST_TAG) if target.exists() else None
-    except (LTX2Error, OSError):  # of a file that is something else
+        return read_tags(target).get(DIGEST_TAG)
+    except (LTX2Error, OSError):  # of a file that is something else, or not there
         return None
 
 
