@@ -99,6 +99,7 @@ def test_a_folder_of_exr_keeps_half_floats_exactly_and_says_its_space(tmp_path):
     content = frames.files[0].read_bytes()
     assert b"colorSpace\0string\0\x06\0\0\0ACEScg" in content
     assert b"chromaticities\0chromaticities\0\x20\0\0\0" + struct.pack("<8f", *AP1.chromaticities) in content
+    assert_close(Grading(ACESCCT, ACESCG).to_file(convert(LIGHT, ACESCG, ACESCCT)), LIGHT, atol=1e-4, rtol=1e-4)
 
 
 def test_openexr_reads_what_we_write_and_we_read_what_it_writes(tmp_path):
