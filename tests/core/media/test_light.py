@@ -95,6 +95,7 @@ def test_a_folder_of_exr_keeps_half_floats_exactly_and_says_its_space(tmp_path):
     frames = ExrFrames(folder, ACESCG)
     assert [path.name for path in frames.files] == [f"frame_{number:05}.exr" for number in range(9)]
     assert (len(frames), frames.size) == (9, (64, 64)) and is_exr(folder) and is_exr(frames.files[0])
+    assert ExrFrames(frames.files[0], ACESCG).files == frames.files[:1]
     assert_close(torch.cat([*frames.read(range(9))]), light.clamp(max=65504).half().float(), atol=0, rtol=0)
     content = frames.files[0].read_bytes()
     assert b"colorSpace\0string\0\x06\0\0\0ACEScg" in content
