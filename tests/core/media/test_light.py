@@ -98,10 +98,12 @@ def test_a_folder_of_exr_keeps_half_floats_exactly_and_says_its_space(tmp_path):
     frames = ExrFrames(folder, ACESCG)
     assert [path.name for path in frames.files] == [f"frame_{number:05}.exr" for number in range(9)]
     assert (len(frames), frames.size) == (9, (64, 64)) and is_exr(folder) and is_exr(frames.files[0])
+    assert ExrFrames(frames.files[0], ACESCG).files == frames.files[:1]
     assert_close(torch.cat([*frames.read(range(9))]), light.clamp(max=65504).half().float(), atol=0, rtol=0)
     content = frames.files[0].read_bytes()
     assert b"colorSpace\0string\0\x06\0\0\0ACEScg" in content
     assert b"chromaticities\0chromaticities\0\x20\0\0\0" + struct.pack("<8f", *AP1.chromaticities) in content
+    assert_close(Grading(ACESCCT, ACESCG).to_file(convert(LIGHT, ACESCG, ACESCCT)), LIGHT, atol=1e-4, rtol=1e-4)
 
 
 def test_openexr_reads_what_we_write_and_we_read_what_it_writes(tmp_path):
