@@ -261,6 +261,7 @@ class Strip {
     item.textContent = item.title = title(entry);
     item.setAttribute("aria-label", `${LANES[lane].add} ${number + 1}: ${title(entry)}`);
     this.place(item, lane, entry);
+    item.style.backgroundImage = ""; // of a file that it had before
     if ((lane === "pictures" || lane === "characters") && entry.file) item.style.backgroundImage = `url("${address(entry.file)}")`;
     if (lane === "sounds" && entry.file) waveform(entry.file).then((url) => (item.style.backgroundImage = `url("${url}")`));
   }
@@ -457,6 +458,7 @@ function numberInput(value, least, most, set) {
     const fits = text !== "" && isWithin(Number(text), [least, most]);
     if (done && !fits) input.value = value;
     if (done || fits) set(Number(input.value), done);
+    if (done) value = input.value;
   });
 }
 

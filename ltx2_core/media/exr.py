@@ -168,7 +168,7 @@ class ExrEncoder:
     def _opened(self, width: int, height: int) -> Any:
         context = av.CodecContext.create("exr", "w")
         context.width, context.height, context.pix_fmt = width, height, "gbrpf32le"
-        context.time_base = 1 / (self._fps or Fraction(24))
+        context.time_base = Fraction(1)  # which the encoder asks for; its pictures have no times
         if self._fps is not None:
             context.framerate = self._fps
         context.options = {"compression": "zip16", "format": "half"}

@@ -11,19 +11,20 @@ from torch import Tensor
 
 from ..errors import MediaError, SettingError, short
 
-FASTEST = 1000  # pictures per second
+SLOWEST, FASTEST = 0.001, 1000  # pictures per second
 MOST_SAMPLES = 768_000  # per second
+LATEST = 1_000_000  # seconds after the beginning of a file
 
 
 def rate_of(fps: object) -> Fraction:
-    """Return frames per second as a fraction; SettingError for what is no number above 0, up to 1000."""
+    """Return frames per second as a fraction that files can hold; SettingError for no number from 0.001 to 1000."""
     number = _number(fps)
-    if not 0 < number <= FASTEST:
+    if not SLOWEST <= number <= FASTEST:
         raise SettingError(
-            f"fps is {_shown(fps)}; it must be a number above 0 and up to {FASTEST}, such as 24 or "
+            f"fps is {_shown(fps)}; it must be a number from {SLOWEST} to {FASTEST}, such as 24 or "
             "Fraction(24000, 1001)."
         )
-    return Fraction(number) if isinstance(number, Rational) else Fraction(float(number)).limit_denominator(100_000)
+    return Fraction(number if isinstance(number, Rational) else float(number)).limit_denominator(100_000)
 
 
 def sample_rate_of(sample_rate: object) -> int:
@@ -39,11 +40,11 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     return int(number)
 
 
-def seconds_of(name: str, value: object, most: float) -> Fraction:
-    """Return ``value`` as seconds; SettingError for anything else than a number from 0 to ``most``."""
+def seconds_of(name: str, value: object) -> Fraction:
+    """Return ``value`` as seconds; SettingError for anything else than a number from 0 to LATEST."""
     number = _number(value)
-    if not 0 <= number <= most:
-        raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {most:,}.")
+    if not 0 <= number <= LATEST:
+        raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {LATEST:,}.")
     return Fraction(number if isinstance(number, Rational) else float(number)).limit_denominator(1_000_000)
 
 

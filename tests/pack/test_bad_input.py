@@ -79,3 +79,10 @@ def test_what_another_model_made_is_refused(client, prompt, reader):
 def test_a_model_and_a_text_encoder_that_do_not_belong_together(client, prompt):
     text = client.complaint(change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.3-tiny.safetensors"}))
     assert "Gemma" in text
+
+
+def test_the_noise_levels_of_hq_need_the_size_of_the_clip(client, prompt):
+    add(prompt, other=("LTX2AVLoadModel", {"checkpoint": "ltx-2.3-tiny.safetensors"}))
+    add(prompt, recipe=("LTX2AVRecipe", {"model": ["other", 0], "hq": True}))
+    text = client.complaint(change(prompt, LTX2AVSample={"sigmas": ["recipe", 0]}))
+    assert "connect LTX-2 Empty AV Latent" in text

@@ -36,12 +36,15 @@ def test_our_nodes_follow_into_subgraphs_and_keep_to_their_tab(visit, tmp_path):
     assert "20 steps" in seen["said"]["LTX2AVSample"], "a closed subgraph loses what its nodes say"
 
 
-def test_a_new_node_is_as_high_as_what_it_shows(visit, object_info):
+def test_a_new_node_is_as_high_as_what_it_shows_and_a_stack_grows_with_its_loras(visit, object_info):
     kinds = [kind for kind in object_info if kind.startswith("LTX2AV")]
     empty = {"nodes": [], "links": [], "version": 0.4}
-    heights = visit("added.cjs", nodes2(False), workflow=empty, kinds=kinds)["heights"]
+    seen = visit("added.cjs", nodes2(False), workflow=empty, kinds=kinds)
+    heights, (new, filled, emptied) = seen["heights"], seen["rows"]
     assert {*heights} == {*kinds}
     assert {kind: found for kind, found in heights.items() if found[0] != found[1]} == {}
+    assert new[1] == ["lora_1"] and filled[1] == ["lora_1", "strength_1", "lora_2"] and filled[0] > new[0]
+    assert emptied == new
 
 
 def test_what_nodes_show_stays_as_wide_as_they_are_beside_the_panel_of_parameters(visit, client):

@@ -47,7 +47,8 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
     cells = moved["start"] * 24 / 8
     assert cells == pytest.approx(round(cells), abs=0.01), "off the grid of 8 frames"
     assert seen["places"][0] == seen["places"][1], "left where a drag was cancelled"
-    assert ways["length"]["seconds"] == 4
+    assert ways["length"]["seconds"] == 4, "what cannot be is what was there before"
+    assert "ltx2_example_first.png" in seen["backgrounds"][0] and seen["backgrounds"][1] == ""
     assert ways["written"]["prompts"][1] == {"text": "then a dog", "at": pytest.approx(1 / 3, abs=1e-3)}
     assert ways["added"]["retakes"][0]["start"] > moved["start"], "a drag that ends what is written is lost"
     assert ways["retaken"]["retakes"][1]["start"] == 0, "another retake, which begins later, is no obstacle at 0"

@@ -17,18 +17,18 @@ import ltx2_core as ltx2
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN
 from ltx2_core.cli import commands, conditions, main, syntax
-from ltx2_core.cli.arguments import request_of
+from ltx2_core.cli.arguments import decoding_of, request_of
 from ltx2_core.cli.parser import build_parser, join_image_flags, parse
 from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
-from ltx2_core.conditioning.conditions import ReferenceAudio
+from ltx2_core.conditioning.conditions import KeepAudio, KeepVideo, ReferenceAudio
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
 from ltx2_core.sampling.windows import Segment, Windowing
-from ltx2_core.settings import ClipSettings, Request, Resources, SamplingSettings, SecondStage
+from ltx2_core.settings import ClipSettings, Enhancing, Request, Resources, SamplingSettings, SecondStage
 
 FPS = Fraction(24)
 FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
@@ -238,6 +238,20 @@ def test_sounds_are_read_from_a_moment_on(asked, folder):
                         "--reference-audio", f"{folder / 'sound.wav'}:strength=0.5,seconds=0.5").conditions  # fmt: skip
     assert keep.audio.seconds == 1 and keep.noise == 0.2
     assert voice.strength == 0.5 and voice.audio.seconds == 0.5
+    assert asked("--audio", folder / "sound.wav").conditions[0].noise == 0
+
+
+def test_a_prompt_is_enhanced_where_that_is_asked_for(asked):
+    assert asked("--enhance", "--enhance-wording", 3).enhance == Enhancing(wording=3)
+    assert asked("--enhance-wording", 3).enhance is None
+
+
+def test_a_latent_that_was_kept_is_decoded_with_a_sound_and_a_video_that_are_given(miniature, folder):
+    words = ["generate", "--output", "x.mp4", "--audio", str(folder / "sound.wav"), "--video", str(folder / "film.mp4")]
+    options = parse(words)
+    options.asked = options.values  # as where there is a latent
+    given = decoding_of(options, miniature, build_parser()[1]["generate"]).conditions
+    assert [type(each) for each in given] == [KeepAudio, KeepVideo]
 
 
 def test_references(asked, folder):
@@ -487,13 +501,20 @@ def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monke
 
 
 def test_a_name_that_another_run_takes_meanwhile_is_not_written_over(tmp_path, monkeypatch):
-    def make(*given, **events):
-        (tmp_path / "clip.mp4").write_bytes(b"of another run")
+    saved, clip, latent = [], tmp_path / "clip.mp4", tmp_path / "clip.safetensors"
+
+    def make(models, request, events):
+        for path in (clip, latent):
+            path.write_bytes(b"of another run")
+        events.on_latent(None)
         return [SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)]
 
     monkeypatch.setattr(commands, "run_batch", make)
-    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4")]) == 0
-    assert (tmp_path / "clip.mp4").read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
+    monkeypatch.setattr(commands, "tagged", lambda take, notes: take)
+    monkeypatch.setattr(commands, "save_take", lambda target, take, overwrite: saved.append(target.name))
+    assert main(["generate", "--prompt", "x", "--output", str(clip), "--save-latent", str(latent)]) == 0
+    assert clip.read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
+    assert saved == ["clip_2.safetensors"]
 
 
 def test_generate_makes_a_clip(tmp_path, capsys):
@@ -563,5 +584,6 @@ def test_a_command_has_the_flags_that_it_has_among_all():
     for name, command in every.items():
         parser, commands = build_parser(name)
         assert commands[name].flags == command.flags and commands.keys() == every.keys()
+        assert all(flag.help for flag in command.parser._actions if flag.option_strings)
         assert commands[name].parser.format_help() == command.parser.format_help()
         assert parser.format_help() == whole.format_help()

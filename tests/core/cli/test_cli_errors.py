@@ -12,6 +12,7 @@ import torch
 
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.cli import commands, main, sentence
+from ltx2_core.cli.parser import build_parser
 from ltx2_core.errors import OutOfMemoryError
 from ltx2_core.pipeline.engines.hardware import device_named
 
@@ -92,10 +93,8 @@ def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-FILES = ("--output", "--checkpoint", "--text-encoder", "--lora", "--text-encoder-lora", "--distilled-lora", "--source",
-         "--audio", "--video", "--mask", "--reference-video", "--reference-audio", "--reference-mask", "--segments",
-         "--reference-fill", "--dub", "--tracks",
-         "--resume", "--upscaler", "--temporal-upscaler")  # fmt: skip
+FLAGS = build_parser()[1]["generate"].parser._actions
+FILES = [flag.option_strings[0] for flag in FLAGS if str(flag.metavar).startswith(("FILE", "FOLDER"))]
 
 
 @pytest.mark.parametrize("flag", FILES)

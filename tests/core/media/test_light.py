@@ -55,6 +55,9 @@ def pixels(*rows) -> torch.Tensor:
         (SRGB_LINEAR, LOGC3, (0, 0.18, 10), (0.092809, 0.391007, 0.816917)),
         (LOGC3, SRGB_LINEAR, (0.25, 0.5, 0.75), (0.0415196, 0.513383, 5.357164)),
         (LOGC3, SRGB_LINEAR, (0, 1, 0.570632), (0, 55.07956, 1)),
+        (SRGB_LINEAR, LOGC3, (0.005, 0.0105, 0.015), (0.1196473, 0.1491694, 0.1710445)),  # about where both pieces meet
+        (LOGC3, SRGB_LINEAR, (0.14, 0.149, 0.17), (0.0087917, 0.0104684, 0.0147637)),
+        (ACESCG, ACESCCT, (222, 300, 65504), (0.9996813, 1, 1)),
     ],
 )
 def test_light_becomes_the_official_codes_and_back(source, target, before, after):
@@ -95,10 +98,12 @@ def test_a_folder_of_exr_keeps_half_floats_exactly_and_says_its_space(tmp_path):
     frames = ExrFrames(folder, ACESCG)
     assert [path.name for path in frames.files] == [f"frame_{number:05}.exr" for number in range(9)]
     assert (len(frames), frames.size) == (9, (64, 64)) and is_exr(folder) and is_exr(frames.files[0])
+    assert ExrFrames(frames.files[0], ACESCG).files == frames.files[:1]
     assert_close(torch.cat([*frames.read(range(9))]), light.clamp(max=65504).half().float(), atol=0, rtol=0)
     content = frames.files[0].read_bytes()
     assert b"colorSpace\0string\0\x06\0\0\0ACEScg" in content
     assert b"chromaticities\0chromaticities\0\x20\0\0\0" + struct.pack("<8f", *AP1.chromaticities) in content
+    assert_close(Grading(ACESCCT, ACESCG).to_file(convert(LIGHT, ACESCG, ACESCCT)), LIGHT, atol=1e-4, rtol=1e-4)
 
 
 def test_openexr_reads_what_we_write_and_we_read_what_it_writes(tmp_path):

@@ -264,7 +264,7 @@ def test_bad_sound_is_refused(tmp_path, name, sound, sample_rate, message):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("fps", [24, 24.0, np.int64(24), np.float32(24)])
+@pytest.mark.parametrize("fps", [24, 24.0, np.int64(24), np.float32(24), Fraction(24 * 10**12 + 1, 10**12)])
 def test_a_rate_may_be_any_kind_of_number(tmp_path, fps):
     assert probe(write_clip(tmp_path / "clip.mp4", [noise(2)], fps)).fps == 24
 
@@ -274,6 +274,7 @@ def test_a_rate_may_be_any_kind_of_number(tmp_path, fps):
     [
         {"fps": "24"},
         {"fps": 0},
+        {"fps": 1e-6},
         {"fps": None},
         {"chunks": noise(2)},
         {"chunks": [noise(2).numpy()]},

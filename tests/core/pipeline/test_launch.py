@@ -182,13 +182,18 @@ def test_what_no_process_can_be_told_is_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_ends_with_the_one_that_started_it():
-    text = "from ltx2_core.pipeline.engines.launch import follow_starter\nfollow_starter()\nprint('on', flush=True)\n"
-    words = [sys.executable, "-c", f"{text}import time\ntime.sleep(60)"]
+    lines = (
+        "import sys, time",
+        "from ltx2_core import cli",
+        "cli.COMMANDS['check'] = lambda _: (print('on', flush=True), time.sleep(60))",
+        "sys.exit(cli.main(['check', 'clip.mp4']))",
+    )
+    words = [sys.executable, "-c", "\n".join(lines)]
     environment = os.environ | {launch._FOLLOWS: "yes"}
     with subprocess.Popen(words, cwd=launch._ROOT, env=environment, stdin=-1, stdout=-1) as worker:
         assert worker.stdout.readline() == b"on\n"
         worker.stdin.close()
-        assert worker.wait(10) == -signal.SIGTERM
+        assert worker.wait(10) == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

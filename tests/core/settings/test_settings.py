@@ -31,7 +31,7 @@ from ltx2_core.settings import (
     given_negative,
     scheduled,
 )
-from ltx2_core.settings.variations import read_seeds
+from ltx2_core.settings.variations import Variations, read_seeds
 from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 
@@ -479,3 +479,10 @@ def test_seeds_are_numbers_and_ranges_each_once():
     assert read_seeds("7, 8;20-22\n7") == [7, 8, 20, 21, 22]
     with pytest.raises(SettingError, match="ranges that go up, such as 3-5"):
         read_seeds("1, 5-3")
+
+
+def test_clips_are_named_by_the_first_words_of_their_prompts_and_by_their_seeds():
+    text = "A red ball bounces twice on the left\n# no prompt\n\na red ball, bounces twice on the left side\n!"
+    words = "a_red_ball_bounces_twice_on_the_left"
+    names = [f"set/{words}_seed7", f"set/{words}_2_seed7", "set/clip_seed7"]
+    assert [each.name for each in Variations(text, "7", "set/").all()] == names

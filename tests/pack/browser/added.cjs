@@ -1,10 +1,12 @@
-// How high new nodes are, of { workflow, kinds }:   { heights: { kind: [height, what its inputs that are shown need] } }
+// How high new nodes are, of { workflow, kinds }, and what a LoRA stack shows when it is new, once a file is chosen in it,
+// and once none is any more:
+//   { heights: { kind: [height, what its inputs that are shown need] }, rows: [[height, names]] }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { kinds }) => {
   await page.evaluate(place, kinds);
   await page.waitForTimeout(500);
-  return { heights: await page.evaluate(look) };
+  return { heights: await page.evaluate(look), rows: await page.evaluate(grow) };
 });
 
 function place(kinds) {
@@ -13,4 +15,15 @@ function place(kinds) {
 
 function look() {
   return Object.fromEntries(window.added.map((node) => [node.type, [node.size[1], node.computeSize()[1]]]));
+}
+
+function grow() {
+  const node = window.added.find(({ type }) => type === "LTX2AVLoraStack");
+  const [first] = node.widgets.filter(({ name }) => name === "lora_1");
+  return ["none", "a.safetensors", "none"].map((chosen) => {
+    first.value = chosen;
+    first.callback(chosen);
+    const shown = node.widgets.filter(({ hidden, name }) => !hidden && /_[0-9]/.test(name));
+    return [node.size[1], shown.map(({ name }) => name)];
+  });
 }

@@ -1,6 +1,7 @@
 // The strip of a timeline in { workflow, screenshot }: what it shows, and what the JSON is after each of the usual ways to
 // change it: keys, the mouse, a number, undo, a copy. What was seen:
-//   { shown: [[lane, text]], json: { way: JSON }, places: before and after a drag that was cancelled, sent, copied,
+//   { shown: [[lane, text]], json: { way: JSON }, places: before and after a drag that was cancelled,
+//     backgrounds: of a picture, and of one whose file is written out, sent, copied,
 //     hidden, inside: what a subgraph of it sends, stays: whether the focus is still in the strip after Tab,
 //     told: what is said of a file that ComfyUI refuses, broken: what is said of each of the texts `broken` in its place,
 //     address: where a file is shown that Windows named }
@@ -33,8 +34,10 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   const places = [await item("retakes").getAttribute("style")];
   await drag(page, item("retakes"), -0.25, cancel);
   places.push(await item("retakes").getAttribute("style"));
-  await page.locator(".ltx2av-timeline input[type=number]").first().fill("4");
-  await page.keyboard.press("Tab");
+  for (const seconds of ["4", "99999"]) {
+    await page.locator(".ltx2av-timeline input[type=number]").first().fill(seconds);
+    await page.keyboard.press("Tab");
+  }
   await keep("length");
   await page.getByRole("button", { name: "+ prompt" }).click();
   await page.locator(".ltx2av-timeline textarea").fill("then a dog");
@@ -44,6 +47,11 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   await page.getByRole("button", { name: "+ retake" }).click();
   await keep("retaken");
   await page.keyboard.press("Delete");
+  await item("pictures").focus();
+  const backgrounds = [await item("pictures").evaluate(background)];
+  await page.locator(".ltx2av-timeline label", { hasText: "file" }).locator("input").fill("");
+  await page.keyboard.press("Tab");
+  backgrounds.push(await item("pictures").evaluate(background));
   await item("prompts").focus();
   await page.locator(".ltx2av-timeline textarea").focus();
   await page.keyboard.type("!");
@@ -59,7 +67,7 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
   await page.evaluate(drop, ["large.mp4", "video/mp4"]); // which has no strip to lie on
   await page.waitForTimeout(100);
-  return { shown, address, json, places, sent, copied, hidden, inside, stays, told, broken: seen };
+  return { shown, address, json, places, backgrounds, sent, copied, hidden, inside, stays, told, broken: seen };
 });
 
 // A file that is dropped while ComfyUI takes none.
@@ -120,6 +128,10 @@ async function inSubgraph() {
   const { output } = await app.graphToPrompt();
   const [id] = Object.keys(output).filter((each) => each.includes(":"));
   return output[id].inputs.timeline;
+}
+
+function background(element) {
+  return element.style.backgroundImage;
 }
 
 function cancel() {
