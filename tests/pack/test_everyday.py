@@ -115,3 +115,11 @@ def test_a_connector_without_a_model_hands_on_prompts_unchanged(server, client, 
     del prompt[node(prompt, "LTX2AVThinkingTokens")]["inputs"]["model"]
     after = pictures_in(saved(server, client.run(prompt), "pictures"))
     assert abs(before.astype(int) - after).max() <= 1
+
+
+def test_a_decoder_says_that_a_latent_is_still_noisy(client, prompt):
+    """Where the sampler was stopped by end_step and nothing finished the clip; not of a whole one."""
+    decode, schedule = node(prompt, "LTX2AVDecode"), node(prompt, "LTX2AVSchedule")
+    for end, told in ((1, True), (0, False)):
+        run = client.run(change(prompt, LTX2AVSample={"end_step": end, "sigmas": [schedule, 0]}))
+        assert ("set end_step there to 0" in dict(run.texts).get(decode, "")) == told

@@ -93,7 +93,11 @@ def decode_frames(
     if given is not None:
         check_length(video := VideoSource(given[..., :3]), latent.shape)
         return torch.cat([*video.chunks(latent.shape.fps, latent.shape.frames)]).repeat(batch, 1, 1, 1, 1)
-    latent.read_by(engine.models)
+    if latent.read_by(engine.models).last_step is not None:
+        engine.events.on_remark(
+            "This LATENT is still noisy, since its sampler stopped before its last step: set end_step there to 0, or "
+            "let a second sampler begin with that step."
+        )
     values = dict(decoding)
     tiling = settings_from(Tiling, values)
     denoising, frames = settings_from(Denoising, values), latent.content.generated_frames
