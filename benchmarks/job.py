@@ -110,7 +110,7 @@ def case_of(folder: Path) -> Case:
     models = ltx2.open_models("miniature")
     prompts, config, state = keep_contexts(models, folder), models.config, State()
     for name in models.sources:
-        official = COMPONENTS[name].variant_for(config).official
+        official = COMPONENTS[name].variant_for(config).keys.official
         state |= {official(key): tensor for key, tensor in build(models, name, torch.float32).state_dict().items()}
     contenders = {OURS: ours(models, folder)}
     if find_spec("ltx_core"):

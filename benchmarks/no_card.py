@@ -67,7 +67,7 @@ def write_model(folder: Path, version: str) -> tuple[Path, Path]:
     blueprint, config = Blueprint.of_version(version), VERSIONS[version].config
     shapes: dict[str, tuple[int, ...]] = {}
     for name, component in COMPONENTS.items():
-        official = component.variant_for(config).official
+        official = component.variant_for(config).keys.official
         shapes |= {official(ours): tuple(tensor.shape) for ours, tensor in blueprint.tensors[name].items()}
     about = {"config": json.dumps(config), "model_version": f"{version}.0"}
     checkpoint = write_zeros(folder / f"ltx-{version}-distilled-zeros.safetensors", shapes, about)

@@ -39,7 +39,7 @@ def component(
     """Return our network of a component at random, and its tensors by their names in an official file."""
     made = COMPONENTS[name]
     network = drawn(made.make(config, {}).to(dtype), gain)
-    official = made.variant_for(config).official
+    official = made.variant_for(config).keys.official
     return network, {official(ours): tensor for ours, tensor in network.state_dict().items()}
 
 

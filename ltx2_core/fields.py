@@ -20,7 +20,7 @@ from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError, short
-from .errors.files import NOT_ON_WINDOWS, has_controls, is_refused
+from .errors.files import NOT_ON_WINDOWS, has_controls, is_refused, leads_out
 
 Settings = TypeVar("Settings")
 
@@ -221,7 +221,7 @@ class OutputName(Checked):
     def __post_init__(self) -> None:
         """Raise SettingError for a name that leads out of the folder."""
         super().__post_init__()
-        check_output_name("filename_prefix", self.filename_prefix)
+        check_output_name(self.filename_prefix)
 
 
 def check_kinds(value: object, *, unset: bool = True) -> None:
@@ -293,19 +293,21 @@ def _holds(value: Any, hint: Any) -> bool:
 LONGEST_NAME = 220  # bytes; almost every system has 255, and a number and an ending follow
 
 
-def check_output_name(name: str, value: str, more: str = "") -> str:
-    """Return ``value`` and ``more`` with folders as every system writes them, and no slash at its end, before which the
-    host sees no name to number; SettingError if it is no file below the output."""
-    path = PureWindowsPath(value + more)  # knows both kinds of slashes, and drives
-    if path.anchor or path.drive or ".." in path.parts or has_controls(value) or not path.name.strip():
-        raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
+def check_output_name(prefix: str, more: str = "") -> str:
+    """Return a prefix of names and ``more`` with folders as every system writes them, and no slash at its end, before
+    which the host sees no name to number; SettingError if it is no file below the output."""
+    path = PureWindowsPath(prefix + more)
+    if leads_out(path) or has_controls(prefix):
+        raise SettingError(
+            f"filename_prefix is {prefix!r}; write a name below ComfyUI's output folder, for example video/clip."
+        )
     if (longest := max(len(part.encode(errors="replace")) for part in path.parts)) > LONGEST_NAME:
         raise SettingError(
-            f"{name} has a name of {longest:,} bytes; at most {LONGEST_NAME} fit before its number and ending: write "
-            "a shorter one."
+            f"filename_prefix has a name of {longest:,} bytes; at most {LONGEST_NAME} fit before its number and "
+            "ending: write a shorter one."
         )
     if refused := next(filter(is_refused, path.parts), None):
-        raise SettingError(f"{name} has {refused!r}, {NOT_ON_WINDOWS}")
+        raise SettingError(f"filename_prefix has {refused!r}, {NOT_ON_WINDOWS}")
     return path.as_posix()
 
 

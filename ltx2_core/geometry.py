@@ -36,11 +36,10 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
 
     Raises SettingError for what is no rate between 1 and 240.
     """
-    if isinstance(fps, str) and not _RATE.fullmatch(fps):  # 1e999999999 is a fraction, too, which takes for ever
-        raise SettingError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.")
     try:
-        if isinstance(fps, bool):  # which is a number to Python
-            raise TypeError
+        # True is a number to Python, and 1e999999999 a fraction, which takes for ever.
+        if isinstance(fps, bool) or (isinstance(fps, str) and not _RATE.fullmatch(fps)):
+            raise ValueError
         rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(float(fps)).limit_denominator(100_000)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         raise SettingError(

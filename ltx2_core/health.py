@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .errors import Finding, NotANumberError
+from .errors import Finding, NotANumberError, holds_numbers
 from .latents import AVLatent
 
 # ----------------------------------------------------------------------------------------------------------- thresholds
@@ -94,11 +94,8 @@ def check_finite(what: AVLatent | Tensor, stage: str) -> None:
         NotANumberError: if ``what`` holds a NaN or an infinity.
     """
     tensors = what.streams() if isinstance(what, AVLatent) else {"result": what}
-    # A sum is a number only if all of its terms are, and is much sooner had than a look at each; one look at the sums
-    # of both streams, since the host waits for it. Sums of numbers may be too large for one: then each term is asked.
-    if not tensors or torch.stack([tensor.sum().isfinite() for tensor in tensors.values()]).all():
-        return
-    if name := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+    if not holds_numbers(*tensors.values()):
+        name = next(name for name, tensor in tensors.items() if not holds_numbers(tensor))
         raise NotANumberError(f"The {name} is not a number after {stage}", _CAUSES["is not a number"])
 
 
@@ -179,19 +176,17 @@ class Seams:
         frames: the first frame after each line in time.
         rows: the first row of pixels after each line across.
         columns: the first column of pixels after each line down.
-        stage: the name of the stage that worked in tiles.
         beside: how many steps on either side a line is compared with.
     """
 
     def __init__(
         self,
-        frames: Sequence[int],
-        rows: Sequence[int],
-        columns: Sequence[int],
-        stage: str = "refining",
+        frames: Sequence[int] = (),
+        rows: Sequence[int] = (),
+        columns: Sequence[int] = (),
         beside: int = BESIDE,
     ):
-        self._stage, self._frames, self._beside = stage, frames, beside
+        self._frames, self._beside = frames, beside
         self._lines = [(2, row) for row in rows] + [(3, column) for column in columns]
         self._steps: list[Tensor] = [torch.zeros(())] * len(self._lines)  # (length, 2 * beside + 1), of all frames
         self._changes: list[Tensor] = []  # from each frame to the next
@@ -226,7 +221,7 @@ class Seams:
 
     def findings(self) -> list[Finding]:
         """Return a finding if tiles show in the frames so far."""
-        return [_finding(self._stage, "picture", "shows seams")] if self.measure() > SEAM else []
+        return [_finding("refining", "picture", "shows seams")] if self.measure() > SEAM else []
 
 
 def _sharpness(changes: Tensor, line: int) -> float:
@@ -260,15 +255,14 @@ def _restlessness(colour: Tensor) -> float:
 # ---------------------------------------------------------------------------------------------------------------- sound
 
 
-def sound_findings(waveform: Tensor, sample_rate: int, stage: str = "decoding the sound") -> list[Finding]:
+def sound_findings(waveform: Tensor, sample_rate: int) -> list[Finding]:
     """Return the faults of a waveform.
 
     Args:
         waveform: (1 or 2, N) in -1..1.
         sample_rate: in Hz.
-        stage: the name of the stage that made it.
     """
-    return [_finding(stage, "sound", fault) for fault in _sound_faults(waveform.float(), sample_rate)]
+    return [_finding("decoding the sound", "sound", fault) for fault in _sound_faults(waveform.float(), sample_rate)]
 
 
 def _sound_faults(waveform: Tensor, sample_rate: int) -> Iterator[str]:

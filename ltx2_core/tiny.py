@@ -4,7 +4,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
-from .checkpoint.components import COMPONENTS
+from .checkpoint.components import COMPONENTS, Component, Shapes
 from .checkpoint.files import TensorFile
 from .checkpoint.keys.text import DURATION_HEAD
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
@@ -166,7 +167,7 @@ def write(folder: str | Path, version: str, seed: int = 0, transformer: Mapping[
 def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     """Write a text encoder as a folder of Hugging Face, and as a single file."""
     encoder_config = _GEMMA[kind.title]
-    tensors, whole = _gemma(encoder_config, seed), folder / "gemma-tiny"
+    tensors, whole = _weights(encoder_config.build, str, seed), folder / "gemma-tiny"
     _save({f"language_model.{key}": value for key, value in tensors.items()}, whole / "model.safetensors")
     model_type = kind.model_types[0]
     about = {
@@ -227,9 +228,7 @@ def write_duration_head(folder: str | Path, seed: int = 0) -> Path:
     """Write a duration head for the tiny 2.5 with random weights, in the folder that ComfyUI has for it."""
     video, audio = _TRANSFORMER["cross_attention_dim"], _TRANSFORMER["audio_cross_attention_dim"]
     sizes = DurationHeadConfig(video, audio, 16, 2, 4, 20)
-    with torch.device("meta"):
-        head = DurationHead(sizes)
-    tensors = {DURATION_HEAD.official(name): value for name, value in _weights(head, seed).items()}
+    tensors = _weights(partial(DurationHead, sizes), DURATION_HEAD.official, seed)
     path = Path(folder) / "model_patches" / "ltx-2.5-tiny-duration-head.safetensors"
     section = {"transformer": {"cross_attention_dim": sizes.video_width}, "duration_head": {"num_pooler_heads": 4}}
     _save(tensors, path, {"config": json.dumps(section)})
@@ -246,10 +245,8 @@ def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, se
     """
     section = {"in_channels": 128, "dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1} | dict(kind or {})
     upscaler_config = UpscalerConfig.from_json(section)
-    with torch.device("meta"):
-        upscaler = Upscaler(upscaler_config)
     keys = RATIONAL_UPSCALER if upscaler_config.rational else UPSCALER
-    tensors = {keys.official(name): value for name, value in _weights(upscaler, seed).items()}
+    tensors = _weights(partial(Upscaler, upscaler_config), keys.official, seed)
     path = Path(folder) / "ltx-upscaler-tiny.safetensors"
     _save(tensors, path, {"config": json.dumps(section)})
     return path
@@ -264,10 +261,8 @@ def write_diffusion_vae(folder: str | Path, seed: int = 0) -> Path:
     """
     sections, tensors = {"vae": _DIFFUSION_VAE}, dict[str, Tensor]()
     for name in ("video_encoder", "video_decoder"):
-        with torch.device("meta"):
-            network = COMPONENTS[name].make(sections, {})
-        official = COMPONENTS[name].variant_for(sections).official
-        tensors |= {official(ours).removeprefix("vae."): value for ours, value in _weights(network, seed).items()}
+        own = _component(COMPONENTS[name], sections, {}, seed)
+        tensors |= {key.removeprefix("vae."): value for key, value in own.items()}
     path = Path(folder) / "ltx-2.5-video-vae-tiny.safetensors"
     _save(tensors, path, {"config": json.dumps(sections)})
     return path
@@ -282,27 +277,23 @@ def _checkpoint(sections: dict[str, Any], seed: int) -> dict[str, Tensor]:
     flat = {"projection.weight": (1, states * _TRANSFORMER["caption_channels"])}
     tensors: dict[str, Tensor] = {}
     for component in COMPONENTS.values():
-        with torch.device("meta"):
-            network = component.make(sections, flat)
-        official = component.variant_for(sections).official
-        tensors |= {official(name): value for name, value in _weights(network, seed).items()}
+        tensors |= _component(component, sections, flat, seed)
     if not sections["transformer"].get("ff_bias", True):  # the files of 2.5 have their tables in float32
         tensors |= {key: value.float() for key, value in tensors.items() if "scale_shift_table" in key}
     return tensors
 
 
-def _gemma(sizes: EncoderConfig, seed: int) -> dict[str, Tensor]:
-    """Our names are those of flat files."""
+def _component(component: Component, sections: dict[str, Any], shapes: Shapes, seed: int) -> dict[str, Tensor]:
+    return _weights(partial(component.make, sections, shapes), component.variant_for(sections).keys.official, seed)
+
+
+def _weights(make: Callable[[], nn.Module], official: Callable[[str], str], seed: int) -> dict[str, Tensor]:
+    """Draw bfloat16 weights of sensible size by their names in files, the same on every machine."""
     with torch.device("meta"):
-        encoder = sizes.build()
-    return _weights(encoder, seed)
-
-
-def _weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Draw bfloat16 weights of sensible size, the same on every machine."""
+        network = make()
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: _draw(name, value.shape, generator).to(torch.bfloat16)
+        official(name): _draw(name, value.shape, generator).to(torch.bfloat16)
         for name, value in sorted(network.state_dict().items())
     }
 

@@ -24,6 +24,7 @@ from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
+from ..ltx2_core.memory.machine import free_of
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import free_ram, ram
 from ..ltx2_core.memory.ring import Link
@@ -34,7 +35,7 @@ from ..ltx2_core.pipeline.engines.planned import PlannedEngine
 from ..ltx2_core.pipeline.engines.prepare import Prepared
 from ..ltx2_core.pipeline.graph.latents import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
-from ..ltx2_core.pipeline.needs.blueprint import Blueprint, blueprint_of
+from ..ltx2_core.pipeline.needs.blueprint import Blueprint
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
@@ -103,13 +104,12 @@ class StorePatcher(comfy.model_patcher.ModelPatcher):
         if self.store is None:
             return 0
         before = self.loaded_size()
-        budget = max(0, int(before + extra_memory))  # may be negative, or 1e32
+        budget = max(0, int(before + free_of(self.load_device, extra_memory)))  # that may be negative, or 1e32
         self.store.set_budget(budget if self.ceiling is None else min(budget, self.ceiling))
         return self.loaded_size() - before
 
     def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        freed = self.store.shrink(int(memory_to_free)) if self.store else 0
-        if freed:
+        if freed := self.store.shrink(int(memory_to_free)) if self.store else 0:
             mm.soft_empty_cache()
         return freed
 
@@ -318,7 +318,7 @@ class LoadedModel:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
         tables = gemma is None or not arrival_on(gemma.network.device, gemma.dtype).in_place
         files, device = None if gemma is None else gemma.files, host.device_for("transformer")
-        return blueprint_of(self.models, files, dtypes, self.format, tables, device)
+        return Blueprint.of_files(self.models, files, dtypes, self.format, tables, device)
 
     def network(
         self, key: NetworkKey[Any], dtype: torch.dtype | None = None, loras: Stack | None = None

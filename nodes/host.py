@@ -32,6 +32,7 @@ from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
 from ..ltx2_core.media.notes import VERSION, marked
 from ..ltx2_core.media.write import place_files
+from ..ltx2_core.memory.machine import free_of, shares_ram
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.memory.ram import free_ram, pinnable, ram
@@ -102,7 +103,7 @@ def input_file(name: str) -> Path:
 
 def output_file(prefix: str, suffix: str, size: Sequence[int]) -> Path:
     """Return a new path below the output folder, named as the host does: ``size`` is its %width% and %height%."""
-    prefix = check_output_name("filename_prefix", prefix)
+    prefix = check_output_name(prefix)
     with writing(prefix):
         folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *size)
     return Path(folder, f"{name}_{number:05}_{suffix}")
@@ -189,12 +190,11 @@ def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> R
     if in_ram := mm.is_device_cpu(device):
         free = Room(UNLIMITED.machine, free_ram(total, available + copied), in_ram=in_ram)
     else:
-        known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
-        loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
-        budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
-        pinned = pinnable(total, available + PINNED.held)  # what we pinned before may be pinned again
-        pinned = 0 if mm.MAX_PINNED_MEMORY <= 0 else pinned  # as with --disable-pinned-memory
-        free = Room(machine(device), budget, pinned, free=PINNED.free)
+        loaded = sum(one.loaded_size() for one in mm.loaded_models() if one and one.load_device == device)  # or is gone
+        budget = max(0, int(free_of(device, mm.get_free_memory(device))) + loaded - mm.extra_reserved_memory())
+        pins = not (in_ram := shares_ram(device)) and mm.MAX_PINNED_MEMORY > 0  # not with --disable-pinned-memory
+        pinned = pinnable(total, available + PINNED.held) if pins else 0  # what we pinned before may be pinned again
+        free = Room(machine(device), budget, pinned, in_ram, PINNED.free)
     return free if limits is None else free.within(limits.room.budget, limits.room.ram)
 
 

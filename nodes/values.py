@@ -14,11 +14,11 @@ from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sockets import NOT_ONE, check_pictures
 from ..ltx2_core.conditioning.sources import AudioSource, VideoSource, samples_of
 from ..ltx2_core.errors import SettingError
+from ..ltx2_core.errors.atomic import whole_or_nothing
 from ..ltx2_core.fields import check_number
-from ..ltx2_core.media import probe, widened
+from ..ltx2_core.media import probe, widened, write_clip
 from ..ltx2_core.media.notes import mark_video, marked
 from ..ltx2_core.media.provenance import check_unsigned
-from ..ltx2_core.media.write import whole_or_nothing, write_clip
 from ..ltx2_core.pipeline.graph.codec import audio_source
 from ..ltx2_core.pipeline.graph.latents import KEYFRAMES, Conditioning, Latent
 from . import host

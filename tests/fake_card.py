@@ -7,6 +7,7 @@ two devices raises ``MixedDevicesError`` where it is asked for. Threads of reade
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,6 +200,7 @@ def fake_card() -> Iterator[Marks]:
         answers = {
             "_lazy_init": lambda: None,
             "mem_get_info": lambda device=None: (MEMORY, MEMORY),
+            "get_device_properties": lambda device=None: SimpleNamespace(total_memory=MEMORY, is_integrated=0),
             "memory_reserved": lambda device=None: 0,
             "memory_allocated": lambda device=None: 0,
             "synchronize": lambda device=None: None,

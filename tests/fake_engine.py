@@ -10,7 +10,7 @@ from ltx2_core.checkpoint import Models, build
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import build_upscaler
 from ltx2_core.memory.placement import UNLIMITED
-from ltx2_core.pipeline.needs.blueprint import blueprint_of
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.pipeline.stage import TRANSFORMER, Events, Load, Networks
 from ltx2_core.settings import Resources
 
@@ -38,7 +38,7 @@ class FakeEngine:
     @property
     def blueprint(self):
         dtypes = dict.fromkeys((*self.models.sources, "text_encoder"), torch.float32)
-        return blueprint_of(self.models, self.encoder, dtypes)
+        return Blueprint.of_files(self.models, self.encoder, dtypes)
 
     def device(self, key):
         return torch.device("cpu")

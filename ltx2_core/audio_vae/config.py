@@ -43,9 +43,8 @@ class AudioVAEConfig:
         params = fields.section("model").section("params")
         network = params.section("ddconfig")
         stft, mel = (fields.section("preprocessing").section(name) for name in ("stft", "mel"))
-        settings = {"norm_type": "pixel", "causality_axis": "height", "double_z": True, **network.content}
-        _expect("audio_vae", settings, attn_resolutions=[], mid_block_add_attention=False)
-        _expect("audio_vae", settings, norm_type="pixel", causality_axis="height", double_z=True)
+        usual = {"norm_type": "pixel", "causality_axis": "height", "double_z": True}
+        _expect("audio_vae", {**usual, **network.content}, attn_resolutions=[], mid_block_add_attention=False, **usual)
         mel_bins = mel.whole("n_mel_channels", cls.mel_bins, most=MOST_BINS)
         config = cls(
             channels=network.whole("ch", cls.channels, most=WIDEST),
@@ -113,6 +112,9 @@ class GeneratorConfig:
             sample_rate: Of the output, Hz.
             snake: Whether activations are anti-aliased snakes (2.3) instead of leaky rectifiers (2.0).
             bounded: Whether the last layer holds the waveform to -1..1.
+
+        Raises:
+            CheckpointError: The lists in the section do not go together.
         """
         fields = Fields.of(section, "The config section vocoder")
         dilations = fields.items("resblock_dilation_sizes", longest=16) or [(1, 3, 5)] * 3
@@ -129,20 +131,15 @@ class GeneratorConfig:
             last_bias=fields.flag("use_bias_at_final", True),
             mel_bins=fields.whole("num_mels", 64, most=MOST_BINS),
         )
-        config.check(fields)
-        return config
-
-    def check(self, fields: Fields) -> None:
-        """Raise CheckpointError if the lists in ``fields``, from which this was read, do not go together."""
-        stages, pairs = len(self.rates), zip(self.kernels, self.rates)
-        if len(self.kernels) != stages or any(k < r or (k - r) % 2 for k, r in pairs):
-            raise fields.refusal(
-                "upsample_kernel_sizes", f"one for each of {list(self.rates)}, larger by an even number,"
-            )
-        if len(self.block_dilations) != len(self.block_kernels):
-            raise fields.refusal("resblock_dilation_sizes", f"{len(self.block_kernels)} lists")
-        if self.channels % 2**stages:
+        stages, pairs = len(config.rates), zip(config.kernels, config.rates)
+        if len(config.kernels) != stages or any(k < r or (k - r) % 2 for k, r in pairs):
+            expected = f"one for each of {list(config.rates)}, larger by an even number,"
+            raise fields.refusal("upsample_kernel_sizes", expected)
+        if len(config.block_dilations) != len(config.block_kernels):
+            raise fields.refusal("resblock_dilation_sizes", f"{len(config.block_kernels)} lists")
+        if config.channels % 2**stages:
             raise fields.refusal("upsample_initial_channel", f"a number that can be halved {stages} times")
+        return config
 
 
 @dataclass(frozen=True)

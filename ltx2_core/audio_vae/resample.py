@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .lines import convolve_line
+
 ZEROS = 6  # of the sinc, on either side
 ROLLOFF = 0.99  # of the lower Nyquist frequency
 DENSE = 2**20  # weights of a kernel for all phases at most; usual rates need a tenth
@@ -34,7 +36,7 @@ def resample(waveform: Tensor, rate: int, new_rate: int, edges: str = "constant"
     if phases * (2 * width + step) <= DENSE:
         taps = torch.arange(-width, width + step, dtype=torch.float64)
         kernels = _kernels(taps / step - phase, cutoff, step)[:, None]
-        samples = F.conv1d(padded, kernels.to(waveform), stride=step).mT  # (rows, N/step, phases)
+        samples = convolve_line(padded, kernels.to(waveform), stride=step).mT  # (rows, N/step, phases)
     else:  # most weights of a kernel for all phases are 0 where the rates share no divisor, and it takes gigabytes
         taps = torch.arange(phases)[:, None] * step // phases + torch.arange(-width, width + 2)
         kernels = _kernels(taps.double() / step - phase, cutoff, step).to(waveform)

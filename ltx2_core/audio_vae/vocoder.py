@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from .config import MEL_RATE, ExtensionConfig, GeneratorConfig, VocoderConfig
+from .lines import Conv1d, convolve_line
 from .mel import FLOOR
 from .resample import resample
 
@@ -46,7 +47,7 @@ class Vocoder(nn.Module):
         activation = AntiAliasedSnake if config.snake else _leaky
         self.sample_rate = config.sample_rate
         self.receptive_frames = _receptive_frames(config)
-        self.conv_pre = nn.Conv1d(2 * config.mel_bins, widths[0], 7, padding=3)
+        self.conv_pre = Conv1d(2 * config.mel_bins, widths[0], 7, padding=3)
         self.before_up = nn.Identity() if config.snake else nn.LeakyReLU(0.1)
         self.ups = nn.ModuleList(
             Upsample(wide, narrow, kernel, rate)
@@ -58,7 +59,7 @@ class Vocoder(nn.Module):
             for kernel, dilations in zip(config.block_kernels, config.block_dilations)
         )
         self.act_post = AntiAliasedSnake(widths[-1]) if config.snake else nn.LeakyReLU(0.01)
-        self.conv_post = nn.Conv1d(widths[-1], 2, 7, padding=3, bias=config.last_bias)
+        self.conv_post = Conv1d(widths[-1], 2, 7, padding=3, bias=config.last_bias)
         self.last = LAST[config.last]()
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -178,10 +179,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.acts1 = nn.ModuleList(activation(channels) for _ in dilations)
         self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=dilation, padding="same") for dilation in dilations
+            Conv1d(channels, channels, kernel, dilation=dilation, padding="same") for dilation in dilations
         )
         self.acts2 = nn.ModuleList(activation(channels) for _ in dilations)
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding="same") for _ in dilations)
+        self.convs2 = nn.ModuleList(Conv1d(channels, channels, kernel, padding="same") for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the next hidden states of ``x`` (B, C, N)."""
@@ -225,7 +226,7 @@ class AntiAliasedSnake(nn.Module):
         """Halve the rate of (B, C, 2N)."""
         channels = x.shape[1]
         padded = F.pad(x, (5, 6), mode="replicate")
-        return F.conv1d(padded, self.down.expand(channels, -1, -1), stride=2, groups=channels)
+        return convolve_line(padded, self.down.expand(channels, -1, -1), stride=2, groups=channels)
 
 
 def half_band() -> Tensor:

@@ -45,13 +45,13 @@ def build(
     source = models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {called(source.file.path)}"
     network = models.network(name) if made is None else made
-    state = {ours: file.get(key) for ours, key in source.names.items()}
+    state = source.tensors()
     if format is not None:
         cast(state, format, cast_on)
     with named_errors(called(file.path)):
         computes = getattr(network, "compute_dtype", dtype)
         install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))
-    load_strict(network, state, title, source.variant.official)
+    load_strict(network, state, title, source.variant.keys.official)
     if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
     if any(tensor.device != torch.device(device) for tensor in state.values()):  # a walk through all modules

@@ -72,15 +72,10 @@ class Variant:
     def has(self, name: str) -> bool:
         """Return whether the network has a tensor that we call ``name``."""
         try:
-            self.official(name)
+            self.keys.official(name)
         except KeyError:
             return False
         return True
-
-    def official(self, name: str) -> str:
-        """Return what the official file calls our ``name``."""
-        weight, suffix = split_companion(name)
-        return join_companion(self.keys.official(weight), suffix)
 
 
 SHARED = "statistics."  # what the names of tensors begin with that several components have

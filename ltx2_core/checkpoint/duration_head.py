@@ -10,11 +10,12 @@ from .diffusers import stated_sections
 from .files import TensorFile
 from .keys.text import DURATION_HEAD
 from .loading import load_strict, shorten_list
+from .stored import StoredNetwork
 from .unfilled import outline_network
 
 
 @dataclass(frozen=True)
-class DurationHeadFile:
+class DurationHeadFile(StoredNetwork):
     """A duration head on disk; the header only, no weights are read."""
 
     file: TensorFile
@@ -36,16 +37,14 @@ class DurationHeadFile:
 
     def outline(self) -> DurationHead:
         """Make the head without weights. Raises CheckpointError if the file will not fill it."""
-        shapes = {ours: self.file.shape(key) for ours, key in self.names.items()}
         sections = self.file.config or stated_sections(self.file)
-        config = DurationHeadConfig.from_shapes(shapes, sections.get("duration_head") or {})
-        official = DURATION_HEAD.official
-        return outline_network(lambda: DurationHead(config), self.file, self.names, self.title, official)
+        config = DurationHeadConfig.from_shapes(self.shapes, sections.get("duration_head") or {})
+        return outline_network(lambda: DurationHead(config), self, self.title, DURATION_HEAD.official)
 
     def build(self) -> DurationHead:
         """Build the head on the CPU in float32. Raises CheckpointError if its tensors are not what they have to be."""
         head = self.outline()
-        state = {ours: self.file.get(key).float() for ours, key in self.names.items()}
+        state = {ours: tensor.float() for ours, tensor in self.tensors().items()}
         load_strict(head, state, self.title, DURATION_HEAD.official)
         return head.requires_grad_(False).eval()
 

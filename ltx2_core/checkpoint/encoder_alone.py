@@ -25,8 +25,8 @@ class EncoderAlone(Models):
         if sees:
             files = open_text_encoder(text_encoder)
             variant, names = files.vision
-            self.files, self._stated = (files.whole,), files.stated
-            self.sources = {VISION: Source(files.whole, names, variant)}
+            self.files, self._stated = (files.file,), files.stated
+            self.sources = {VISION: Source(files.file, names, variant)}
 
     @cached_property
     def config(self) -> dict[str, Any]:

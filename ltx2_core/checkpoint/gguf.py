@@ -160,6 +160,6 @@ def _text_config(fields: Mapping[str, object]) -> dict[str, object]:
         # Queries are divided by the root of this, which has no field.
         if "head_dim" in section:
             section["query_pre_attn_scalar"] = section["head_dim"]
-        if isinstance(factor := fields.get(f"{_GEMMA_3}.rope.scaling.factor"), float):
-            section["rope_scaling"] = {"rope_type": "linear", "factor": factor}
+        factor = fields.get(f"{_GEMMA_3}.rope.scaling.factor")  # none in the 1B model, as llama.cpp reads it
+        section["rope_scaling"] = {"rope_type": "linear", "factor": factor} if isinstance(factor, float) else None
     return section

@@ -121,21 +121,17 @@ class _Cursor:
     """Reads one value after the other; what is not there is told with the place at which it was looked for."""
 
     def __init__(self, content: mmap.mmap, file: str, start: int = 0):
-        self._content, self.file, self._at, self.place = content, file, start, "its first bytes"
+        self._content, self.file, self.place = content, file, "its first bytes"
+        self.at = start  # the byte that comes next
 
     @property
     def rest(self) -> int:
         """Bytes that are left."""
-        return len(self._content) - self._at
-
-    @property
-    def at(self) -> int:
-        """The byte that comes next."""
-        return self._at
+        return len(self._content) - self.at
 
     def number(self, format: str) -> Any:
         """Read what ``struct`` calls ``format``."""
-        start = self._at
+        start = self.at
         self.skip(struct.calcsize(format))
         return struct.unpack_from(format, self._content, start)[0]
 
@@ -143,12 +139,12 @@ class _Cursor:
         """Pass over so many bytes."""
         if count > self.rest:
             raise self.cut_short(f"in {self.place}")
-        self._at += count
+        self.at += count
 
     def text(self) -> bytes:
         """Read the bytes of a text."""
         length = self.number("<Q")
-        start = self._at
+        start = self.at
         self.skip(length)
         return self._content[start : start + length]
 
@@ -169,7 +165,7 @@ class _Cursor:
 
     def _array(self) -> Array:
         kind, count = self.number("<I"), self.number("<Q")
-        found = Array(kind, count, self._at)
+        found = Array(kind, count, self.at)
         if kind == _TEXT:
             self._pass_texts(count)
         else:
@@ -178,13 +174,13 @@ class _Cursor:
 
     def _pass_texts(self, count: int) -> None:
         """Pass over so many texts; a loop without calls, since a vocabulary has hundreds of thousands."""
-        content, at, unpack, most = self._content, self._at, struct.Struct("<Q").unpack_from, len(self._content) - 8
+        content, at, unpack, most = self._content, self.at, struct.Struct("<Q").unpack_from, len(self._content) - 8
         for _ in range(count):
             if at > most:
                 break
             at += 8 + unpack(content, at)[0]
         else:
-            self.skip(at - self._at)
+            self.skip(at - self.at)
             return
         raise self.cut_short(f"in {self.place}")
 

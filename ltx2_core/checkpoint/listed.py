@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 
 from ..errors import LTX2Error, SettingError
-from ..errors.files import has_controls
+from ..errors.files import has_controls, leads_out
 
 
 def check_inside(name: str, *folders: str) -> None:
@@ -19,9 +19,7 @@ def check_inside(name: str, *folders: str) -> None:
     Raises:
         SettingError: the name leads out of the folders, or is none.
     """
-    path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
-    named = path is not None and path.name.strip() and not path.anchor and not path.drive and ".." not in path.parts
-    if not named or has_controls(name):
+    if not isinstance(name, str) or leads_out(PureWindowsPath(name)) or has_controls(name):
         raise SettingError(
             f"{name!r} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."

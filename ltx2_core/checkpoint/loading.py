@@ -1,6 +1,5 @@
 """Loading with nothing missing and nothing unknown."""
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..disk_cache.mapped import file_part, mapped_files, read_parts
-from ..errors import CheckpointError
+from ..errors import CheckpointError, holds_numbers
 from ..quantization import expand_weight, format_of
 
 # Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
@@ -192,12 +191,6 @@ def _is_finite(tensor: Tensor) -> bool:
     pieces = tensor.reshape(-1).split(_PIECE) if tensor.numel() > _PIECE else (tensor,)
     # torch cannot tell of one byte; every float8 is a bfloat16.
     return all(holds_numbers(each.bfloat16() if each.itemsize == 1 else each) for each in pieces)
-
-
-def holds_numbers(x: Tensor) -> bool:
-    """Return whether all of ``x`` is finite. What is not makes a sum that is not, which a CPU finds fifty times sooner;
-    a sum that only overflows decides nothing."""
-    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 def shorten_list(names: Collection[str]) -> str:

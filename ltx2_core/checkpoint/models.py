@@ -21,6 +21,7 @@ from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile, as_path, called, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .loading import shorten_list
+from .stored import StoredNetwork
 from .text_encoder import find_kind
 from .unfilled import outline_network, uncollected
 from .versions import VERSIONS, known_config, possible_versions, stated_version
@@ -47,27 +48,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(StoredNetwork):
     """Where the tensors of one component lie."""
 
     file: TensorFile
-    names: dict[str, str]  # our name: the file's key
+    names: dict[str, str]
     variant: Variant  # which architecture of the component they fill
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the component's tensors in the file."""
-        return sum(self.file.entries[key].nbytes for key in self.names.values())
-
-    @property
-    def formats(self) -> list[str]:
-        """How the component's tensors are stored, with most bytes first."""
-        return self.file.formats(self.names.values())
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the component's tensors stand for."""
-        return self.file.parameters(self.names.values())
 
 
 class Models:
@@ -185,14 +171,14 @@ class Models:
             title += f", whose config has none of {', '.join(_SECTIONS)}, only {shorten_list(stated)},"
         self._refuse_unknown(source, title)
         file, config = _name(source.file) if source.file.config else self._file_names, self.config
-        shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
+        shapes = source.shapes
 
         def make() -> ComponentNetwork:
             with named_errors(file):
                 return source.variant.build(config, shapes)
 
         try:
-            return outline_network(make, source.file, source.names, title, source.variant.official)
+            return outline_network(make, source, title, source.variant.keys.official)
         except CheckpointError:
             raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
@@ -256,6 +242,14 @@ class Models:
     def generation(self) -> str:
         """What its latents and prompts are of: its version, or "miniature", which has latents of its own."""
         return "miniature" if self.is_miniature else self.version
+
+    @property
+    def image_crf(self) -> int:
+        """The H.264 quality (CRF) that given pictures have when they are encoded: that of the version which the file of
+        the video encoder states, as officially; of a repacked one that states none, that of the model."""
+        source = self.sources.get("video_encoder")
+        stated = None if source is None else stated_version(source.file.metadata)
+        return VERSIONS[stated or self.version].image_crf
 
     @property
     def kind(self) -> str:

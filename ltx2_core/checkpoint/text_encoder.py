@@ -32,6 +32,7 @@ from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
 from .keys.table import prefix_before
 from .loading import load_strict, shorten_list
+from .stored import StoredNetwork
 from .unfilled import outline_network
 
 # Where a tokenizer may be, in order of preference: as a tensor among the weights, or as a file beside them.
@@ -58,11 +59,6 @@ class EncoderKind:
     model_types: tuple[str, ...]  # in config.json
     config: type[EncoderConfig]
     vision: Variant | None = None  # the part for pictures that it may have
-
-    def official(self, name: str) -> str:
-        """Return what the official file calls our ``name``."""
-        weight, suffix = split_companion(name)
-        return join_companion(self.keys.official(weight), suffix)
 
     def claims(self, key: str, prefix: str) -> bool:
         """Return whether the file's ``key`` is of an encoder of this kind, wanted or not."""
@@ -98,7 +94,7 @@ ENCODERS = (
 
 
 @dataclass(frozen=True)
-class TextEncoderFiles:
+class TextEncoderFiles(StoredNetwork):
     """A text encoder on disk; headers only, no weights are read."""
 
     path: Path
@@ -108,14 +104,14 @@ class TextEncoderFiles:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Our name of every tensor of the text model, and its key in ``whole``.
+        """Our name of every tensor of the text model, and its key in ``file``.
 
         CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
         """
         check_order(self.folder)
         self._check_markers()
         names, unknown = {}, list[str]()
-        for key in self.whole.entries:
+        for key in self.file.entries:
             weight, suffix = split_companion(key)
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
@@ -138,9 +134,9 @@ class TextEncoderFiles:
     def _check_markers(self) -> None:
         """CheckpointError for nvfp4 without markers, which ComfyUI and ``convert`` write into text encoders and
         ModelOpt does not: its numbers lie in another order, which shows nowhere else."""
-        for key in self.whole.entries:
+        for key in self.file.entries:
             weight, suffix = split_companion(key)
-            unmarked = suffix == "weight_scale_2" and f"{key.removesuffix(suffix)}{MARKER}" not in self.whole.entries
+            unmarked = suffix == "weight_scale_2" and f"{key.removesuffix(suffix)}{MARKER}" not in self.file.entries
             if unmarked and self.kind.keys.knows(weight, self.prefix):
                 raise CheckpointError(
                     f"{self.path.name} stores {weight} in NVFP4 without a marker, as NVIDIA's ModelOpt does, "
@@ -152,13 +148,13 @@ class TextEncoderFiles:
         """The ``unknown`` keys; none if this is the file of a whole model, which tells of its own."""
         if not unknown:
             return []
-        official = {key: name for name, key in self.whole.official_names.items()}
+        official = {key: name for name, key in self.file.official_names.items()}
         return [] if any(is_claimed(official[key]) for key in unknown) else [*unknown]
 
     def _check_unknown(self, unknown: Collection[str]) -> None:
         with named_errors(self.path.name):
             check_library(unknown)
-            self.whole.check_unknown(key for key in unknown if weight_beside(key) in self.whole.entries)
+            self.file.check_unknown(key for key in unknown if weight_beside(key) in self.file.entries)
         if others := [shard.path.name for shard in self.shards if shard.entries.keys() <= {*unknown}]:
             raise CheckpointError(
                 f"{self.path} holds files of other models, too, such as {others[0]}: choose the file of "
@@ -172,12 +168,7 @@ class TextEncoderFiles:
 
     def outline(self) -> TextEncoder:
         """Make the encoder without weights. Raises CheckpointError if the files will not fill it."""
-        return outline_network(lambda: self.config.build(), self.whole, self.names, self.title, self.kind.official)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor of the text model, by our names."""
-        return {ours: self.whole.shape(key) for ours, key in self.names.items()}
+        return outline_network(lambda: self.config.build(), self, self.title, self.kind.keys.official)
 
     @cached_property
     def config(self) -> EncoderConfig:
@@ -201,11 +192,11 @@ class TextEncoderFiles:
         """The config that ``config.json`` in the folder is, or the header of a packed or GGUF file says."""
         if (path := self.path / "config.json").is_file():
             return Fields(read_json(path), str(path))
-        if "text_config" in self.whole.config:
-            stated = Fields(self.whole.config, f"The config in the header of {self.path.name}").section("text_config")
-            rows = [self.whole.shape(key)[0] for name, key in self.names.items() if "embed_tokens" in name]
+        if "text_config" in self.file.config:
+            stated = Fields(self.file.config, f"The config in the header of {self.path.name}").section("text_config")
+            rows = [self.file.shape(key)[0] for name, key in self.names.items() if "embed_tokens" in name]
             return Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)  # rows have no field
-        packed, where = self.whole.metadata.get(PACKED_CONFIG), f"{PACKED_CONFIG} in the header of {self.path.name}"
+        packed, where = self.file.metadata.get(PACKED_CONFIG), f"{PACKED_CONFIG} in the header of {self.path.name}"
         return Fields(parse_json(packed, where), where) if packed else None
 
     @property
@@ -225,27 +216,12 @@ class TextEncoderFiles:
                 f"{self.path.name} is a {self.kind.title}, of which only the text is read here: pictures are looked at "
                 "by a Gemma 3, such as gemma_3_12B_it."
             )
-        if not (names := self.kind.vision.names_in(self.whole.entries)):
+        if not (names := self.kind.vision.names_in(self.file.entries)):
             raise SettingError(
                 f"{self.path.name} cannot look at pictures: it has no vision_tower, which GGUF files never have. Take "
                 "the whole gemma_3_12B_it, as safetensors, for that."
             )
         return self.kind.vision, names
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights that are used."""
-        return sum(self.whole.entries[key].nbytes for key in self.names.values())
-
-    @property
-    def formats(self) -> list[str]:
-        """How the weights that are used are stored, with most bytes first."""
-        return self.whole.formats(self.names.values())
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the weights that are used stand for."""
-        return self.whole.parameters(self.names.values())
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer among the weights or beside them.
@@ -271,13 +247,13 @@ class TextEncoderFiles:
         Raises:
             MissingFileError: There is none.
         """
-        for key in self.whole.entries:
+        for key in self.file.entries:
             if (name := key.removeprefix("text_encoders.")) in wanted:
-                where = f"{key} in {self.whole.path.name}"
-                if self.whole.dtype(key) not in (torch.uint8, torch.int8):
+                where = f"{key} in {self.file.path.name}"
+                if self.file.dtype(key) not in (torch.uint8, torch.int8):
                     raise CheckpointError(f"{where} does not hold bytes; download it again.")
-                return name, self.whole.get(key).numpy().tobytes(), where
-        if (inside := self.whole.tokenizer_inside) is not None and inside[0] in wanted:
+                return name, self.file.get(key).numpy().tobytes(), where
+        if (inside := self.file.tokenizer_inside) is not None and inside[0] in wanted:
             return *inside, f"in the header of {self.path.name}"
         for file in self.companion_files():
             if (key := _BESIDE.get(file.name, "")) in wanted:
@@ -300,7 +276,7 @@ class TextEncoderFiles:
         return [folder / name for folder in folders for name in (*_BESIDE, "config.json") if (folder / name).is_file()]
 
     @cached_property
-    def whole(self) -> TensorFile:
+    def file(self) -> TensorFile:
         """All shards as one file, since what belongs to a weight may lie in another shard."""
         return as_one(self.path, self.shards)
 
@@ -342,7 +318,7 @@ def build_text_encoder(
     """
     encoder = files.outline()
     with named_errors(files.path.name):
-        state = {ours: files.whole.get(key) for ours, key in files.names.items()}
+        state = files.tensors()
         install_quantized_layers(encoder, state, dtype, deferred, files.names.__getitem__)
-    load_strict(encoder, state, files.title, files.kind.official)
+    load_strict(encoder, state, files.title, files.kind.keys.official)
     return encoder

@@ -1,7 +1,7 @@
 """Networks without weights: shapes on the meta device, which files fill or plans measure."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,8 +11,9 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from ..quantization import check_stored, matrix_shapes, split_companion
-from .files import TensorFile, called, named_errors
+from .files import called, named_errors
 from .loading import check_shapes
+from .stored import StoredNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -56,20 +57,20 @@ def uncollected() -> Iterator[None]:
 
 
 def outline_network(
-    make: Callable[[], Network], file: TensorFile, names: Mapping[str, str], title: str, official: Callable[[str], str]
+    make: Callable[[], Network], stored: StoredNetwork, title: str, official: Callable[[str], str]
 ) -> Network:
-    """Make a network without weights, if the tensors of a file will fill it; its header alone is read.
+    """Make a network without weights, if what is stored will fill it; headers alone are read.
 
     Args:
         make: Makes it.
-        file: Where its tensors lie.
-        names: Our name of each, and the file's.
+        stored: Its tensors.
         title: Begins the sentence of an error, such as "The transformer in x.safetensors".
         official: Gives the name of a tensor in the official file.
 
     Raises:
         CheckpointError: Tensors are missing, unknown, of the wrong shape, or in a format that cannot be read.
     """
+    file, names = stored.file, stored.names
     with named_errors(called(file.path)):
         check_stored(file.outlines(names.values()))
     with unfilled():

@@ -14,12 +14,14 @@ from ..upscaler import Shapes, Upscaler, UpscalerConfig
 from ..video_vae import VideoVAEConfig
 from ..video_vae.layers import ChannelStatistics
 from .belonging import find_by_name
+from .components import SHARED
 from .contents import tell_contents
 from .files import TensorFile, named_errors
 from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .loading import load_strict
-from .models import MINIATURE, Models
+from .models import MINIATURE, Models, Source
+from .stored import StoredNetwork
 from .unfilled import outline_network, unfilled
 from .versions import VERSIONS
 
@@ -30,7 +32,7 @@ _FOLDERS = ("../latent_upscale_models", "../upscale_models")
 
 
 @dataclass(frozen=True)
-class UpscalerFile:
+class UpscalerFile(StoredNetwork):
     """An upscaler on disk; the header only, no weights are read."""
 
     file: TensorFile
@@ -47,21 +49,16 @@ class UpscalerFile:
         with named_errors(self.file.path.name):
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
-            return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
+            return UpscalerConfig.from_shapes(self.shapes)
 
     @property
     def title(self) -> str:
         """What errors call it."""
         return f"The upscaler {self.file.path.name}"
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its weights."""
-        return self.file.nbytes
-
     def outline(self) -> Upscaler:
         """Make the network without weights. Raises CheckpointError if the file will not fill it."""
-        return outline_network(lambda: Upscaler(self.config), self.file, self.names, self.title, self.keys.official)
+        return outline_network(lambda: Upscaler(self.config), self, self.title, self.keys.official)
 
 
 def open_upscaler(path: str | Path) -> UpscalerFile:
@@ -119,7 +116,7 @@ def build_upscaler(
 ) -> Upscaler:
     """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted, or later."""
     upscaler = file.outline()
-    state = {ours: file.file.get(key) for ours, key in file.names.items()}
+    state = file.tensors()
     _install(upscaler, state, dtype, file.title, deferred)
     load_strict(upscaler, state, file.title, file.keys.official)
     return upscaler.requires_grad_(False).eval()
@@ -127,15 +124,30 @@ def build_upscaler(
 
 def video_statistics(models: Models) -> ChannelStatistics:
     """Read mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
-    source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
-    prefix = "statistics."
-    state = {name.removeprefix(prefix): source.file.get(key) for name, key in source.names.items() if prefix in name}
+    source = statistics_source(models)
+    state = {name.removeprefix(SHARED): source.file.get(key) for name, key in source.names.items() if SHARED in name}
     with unfilled():
         statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
     title = f"The video VAE in {source.file.path.name}"
     _install(statistics, state, torch.float32, title)
-    load_strict(statistics, state, title, lambda name: source.variant.official(prefix + name))
+    load_strict(statistics, state, title, lambda name: source.variant.keys.official(SHARED + name))
     return statistics
+
+
+def statistics_source(models: Models) -> Source:
+    """Return where mean and deviation of the channels of latents lie.
+
+    Raises:
+        CheckpointError: Nowhere, as where there is but a tiny decoder.
+    """
+    for name in ("video_decoder", "video_encoder"):
+        source = models.sources.get(name)
+        if source is not None and f"{SHARED}mean" in source.names:
+            return source
+    raise CheckpointError(
+        "A latent is enlarged by the mean and the deviation of its channels, which a tiny decoder lacks: choose a "
+        "whole video VAE, or leave out the upscaler."
+    )
 
 
 def _install(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..disk_cache import complete_file
 from ..errors import TargetExistsError, UnreadableFileError
-from ..errors.files import check_names, check_place, writing
+from ..errors.atomic import check_place, complete_file
+from ..errors.files import check_names, writing
 from .files import DTYPES
 from .folders import files_of
 from .gguf_header import MAGIC, TYPE_NUMBERS

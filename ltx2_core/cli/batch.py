@@ -11,7 +11,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from ..errors import LTX2Error, SettingError, counted
-from ..media.write import whole_or_nothing
+from ..errors.atomic import whole_or_nothing
 from ..pipeline.stage import Events
 from .cluster import over_workers
 from .lines import PROMPTS, WINDOWS, Job, Line, job_of, lines_of_prompts, read_lines

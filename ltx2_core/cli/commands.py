@@ -14,12 +14,12 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
-from ..errors.files import check_place
+from ..errors.atomic import check_place
 from ..lora import Lora, Report, compare
 from ..lora.report import compare_with_release
 from ..media import check_target
 from ..media.write import check_name
-from ..memory.machine import GIB, machine_named
+from ..memory.machine import GIB, machine_named, shares_ram, usable
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.engines.gain import describe_gain
@@ -44,7 +44,7 @@ from .compare import run_compare
 from .convert import run_convert, run_lora
 from .files import check_not_read, digest_of
 from .flags import given
-from .inspect import for_each, inspect
+from .inspect import for_each, inspect, matching
 from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
@@ -161,8 +161,9 @@ def run_batch_file(options: argparse.Namespace) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Print what files are, and what they still need."""
-    end = "\n\n" if len(options.files) > 1 else "\n"
-    for_each(options.files, lambda path: print(plain_text(inspect(path)), end=end, flush=True))
+    files = matching(options.files)
+    end = "\n\n" if len(files) > 1 else "\n"
+    for_each(files, lambda path: print(plain_text(inspect(path)), end=end, flush=True))
 
 
 def _planned_models(options: argparse.Namespace) -> Models | None:
@@ -187,7 +188,7 @@ def run_plan(options: argparse.Namespace) -> None:
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
     blueprint = blueprint.among(len(rooms))
     loras = open_loras(options.lora, blueprint.layers, lambda lora: _fit(lora, models, options.version))
-    how, device = Resources(**given(options, Resources)), torch.device("cpu" if room.in_ram else "cuda")
+    how, device = Resources(**given(options, Resources)), own if own and room.in_ram else torch.device("cuda")
     load = RunLoad(loras, device, blueprint, how)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
@@ -250,8 +251,8 @@ def room_of(options: argparse.Namespace, card: str | None, models: Models | None
         machine = current_machine(device, file, dtype)
     if options.vram is not None:
         machine = replace(machine, memory=int(options.vram * GIB))
-    elif card is None and device.type == "cpu":
-        return Room(machine, free_ram(total, available), in_ram=True), dtype
+    elif card is None and shares_ram(device):
+        return Room(machine, free_ram(total, available), in_ram=True).within(usable(device), None), dtype
     return Room(machine, machine.budget, pinnable(total, available), free=free_ram(total, available)), dtype
 
 

@@ -1,6 +1,6 @@
 """What a file is, in words."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from ..checkpoint.duration_head import is_duration_head
 from ..checkpoint.files import TensorFile, as_path
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
-from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_of
+from ..checkpoint.models import AUDIO_VAE, Models, sources_in, versions_of
+from ..checkpoint.stored import StoredNetwork
 from ..checkpoint.text_encoder import TextEncoderFiles, find_kind, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
@@ -24,6 +25,16 @@ CLIPS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus",
     ".png", ".exr", ".jpg", ".jpeg", ".webp", ".avif", ".gif",
 )  # fmt: skip
+
+
+def matching(files: Sequence[Path]) -> list[Path]:
+    """Return ``files``, with all that a pattern such as ``*.mp4`` stands for in its place: Windows does not do it."""
+    return [path for each in files for path in _matches(each) or [each]]
+
+
+def _matches(path: Path) -> list[Path]:
+    is_pattern = not {*"*?["}.isdisjoint(path.name) and not path.exists()
+    return sorted(path.parent.glob(path.name)) if is_pattern else []
 
 
 def for_each(files: Iterable[Path], tell: Callable[[Path], None]) -> None:
@@ -113,7 +124,7 @@ def _checkpoint(models: Models) -> str:
     stated = file.metadata.get("model_version")
     source = f"model_version {stated}" if stated else "told by its tensors, the header names none"
     lines = [f"{file.path.name}: LTX-{models.version} ({source}), {shown_size([file.nbytes])}"]
-    held: dict[str, Source | TextEncoderFiles] = {**models.sources}
+    held: dict[str, StoredNetwork] = {**models.sources}
     if models.text_encoder is not None:
         held["text_encoder"] = open_text_encoder(models.text_encoder)
     lines += [f"  {name:<16} {_summary(held[name])}" for name in models.components if name in held]
@@ -171,7 +182,7 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     return "\n".join([*lines, f"  needs: a checkpoint; {files.kind.needed}"])
 
 
-def _summary(stored: Source | TextEncoderFiles) -> str:
+def _summary(stored: StoredNetwork) -> str:
     """Parameters, size and formats."""
     return f"{stored.parameters:>16,} parameters, {shown_size([stored.nbytes])} ({', '.join(stored.formats)})"
 

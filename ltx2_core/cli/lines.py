@@ -13,8 +13,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..errors import LTX2Error, SettingError, counted
+from ..errors.atomic import clear_unfinished
+from ..errors.files import leads_out
 from ..errors.foreign import json_fault, kind_of, unique_names
-from ..media import check_target, clear_unfinished, read_tags
+from ..media import check_target, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered
@@ -241,7 +243,7 @@ def _named(line: Line, values: Values, seed: int | None) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    path = PureWindowsPath(name)  # knows both kinds of slashes, and drives
-    if path.anchor or path.drive or ".." in path.parts or not path.name or path.parts[0].startswith("."):
+    path = PureWindowsPath(name)
+    if leads_out(path) or path.parts[0].startswith("."):
         raise SettingError(f"output is {name[:50]!r}; write a name inside of {folder.name}, such as ball.mp4.")
     return folder.joinpath(*path.parts)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import MediaError, plain_text
 from ..media.provenance import Identity, anchors_of, describe_origin, read_signature, sign_file
-from .inspect import for_each
+from .inspect import for_each, matching
 
 
 def run_sign(options: argparse.Namespace) -> None:
@@ -18,7 +18,7 @@ def run_sign(options: argparse.Namespace) -> None:
 def run_check(options: argparse.Namespace) -> None:
     """Print who signed files, and what they say. Raises MediaError, at the end, if any was changed since."""
     anchors = anchors_of(options.anchors)
-    for_each(options.files, lambda path: _check(path, anchors))
+    for_each(matching(options.files), lambda path: _check(path, anchors))
 
 
 def _check(path: Path, anchors: Path | None) -> None:

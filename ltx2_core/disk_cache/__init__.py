@@ -3,20 +3,17 @@
 A cache is only a cache: whatever goes wrong with the disk is logged, and costs no more than making the thing anew.
 """
 
-import glob
 import hashlib
 import logging
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
-from uuid import uuid4
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
@@ -24,15 +21,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..errors.files import named_beside, remove_unfinished, replace_file, writing
+from ..errors.atomic import write_atomically
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
-_PARTIAL = ".partial"  # ends the name of a file that is not complete
-_ABANDONED = 600.0  # seconds after which nobody writes on: what is written comes in pieces of seconds
-
 # What we call a file, complete or not: nothing else in the folder is ours to remove.
-_OURS = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{32}\.partial)?")
+_OURS = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]+\.partial)?")
 
 # What is logged when something is found, by the kind of cache.
 _FOUND_MESSAGES = {
@@ -162,43 +156,6 @@ class DiskCache:
 
 
 NOWHERE = DiskCache(None, "")  # keeps nothing
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or none of it, as ``complete_file``."""
-    with complete_file(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def complete_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to that gets the name ``path`` when all is written, and is gone if anything fails before.
-
-    Whoever reads meanwhile sees the file that was there before. Missing folders are made. What a program that was
-    killed has left of the same file goes.
-
-    Raises:
-        UnreadableFileError: The disk refuses; errors of this kind are not those of reading.
-    """
-    partial = named_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(path)
-        try:
-            with partial.open("wb") as file:
-                yield file
-            replace_file(partial, path)
-        except BaseException:
-            remove_unfinished(partial)
-            raise
-
-
-def _remove_remains(path: Path) -> None:
-    """Remove unfinished files of ``path`` into which nobody has written for long."""
-    for each in path.parent.glob(f"{glob.escape(path.name)}.*{_PARTIAL}"):
-        with suppress(OSError):
-            if time.time() - each.stat().st_mtime > _ABANDONED:
-                each.unlink()
 
 
 def fingerprint(*values: Any) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..errors.atomic import write_atomically
 from ..errors.foreign import parse_json
-from . import fingerprint, write_atomically
+from . import fingerprint
 
 
 class Remembered:

@@ -3,18 +3,14 @@
 import errno
 import os
 import re
-import shutil
 import sys
-import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from uuid import uuid4
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
 
 from . import LTX2Error, SettingError, UnreadableFileError
 
-_PAUSE = 0.05  # seconds between two attempts
 _LONGEST = 255  # bytes of a name; Windows and macOS count characters instead, which are never more
 _LONGEST_PATH = 247  # letters of a folder on Windows, with all that it is in; a file may have 12 more
 # Devices, whatever stands behind the point, and what the system cuts off or takes for something else.
@@ -60,27 +56,6 @@ def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
     return UnreadableFileError(f"{path} cannot be written: {reason}. {way_out}")
 
 
-def check_place(path: Path) -> None:
-    """Raise UnreadableFileError if nothing can be written at ``path``, a folder if it has no suffix.
-
-    An empty file is made there and removed again: what a system says of rights is not all that it asks for.
-    """
-    place = next((each for each in path.absolute().parents if each.exists()), None)
-    refused = 0
-    if path.exists() and path.is_dir() != (not path.suffix):
-        refused = errno.EISDIR if path.is_dir() else errno.EEXIST
-    elif place is None:  # on a drive that is not there
-        refused = errno.ENOENT
-    elif not place.is_dir():
-        refused = errno.ENOTDIR
-    if refused or place is None:
-        raise not_written(path, OSError(refused, os.strerror(refused)))
-    with writing(path):
-        (empty := place / named_beside(path, f".{path.stem}", f".{uuid4().hex[:8]}").name).touch(exist_ok=False)
-        remove_unfinished(empty)
-        empty.unlink(missing_ok=True)  # in the words of the system, if that is refused
-
-
 def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
     """Return our error for a system's that happened while ``path`` was read."""
     check = "Check the disk and who may read it"
@@ -108,6 +83,11 @@ def has_controls(name: str) -> bool:
     return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
+def leads_out(name: PureWindowsPath) -> bool:
+    """Return whether a name is none of anything below a folder; one of Windows knows both kinds of slashes."""
+    return bool(name.anchor) or ".." in name.parts or not name.name.strip()
+
+
 def named_path(path: Path) -> Path:
     """Return ``path`` so that sentences can call it by its name, which "." and ".." lack."""
     return path if path.name not in ("", "..") else Path(os.path.abspath(path))
@@ -132,48 +112,3 @@ def named_beside(path: Path, begin: str, end: str) -> Path:
     if len(os.fsencode(path.name)) <= _LONGEST:
         kept = kept[: _LONGEST - len(os.fsencode(end))]
     return path.with_name(kept.decode(sys.getfilesystemencoding(), "ignore") + end)
-
-
-def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:
-    """Give ``source`` the name ``target``, which may be that of a file that goes away.
-
-    Windows refuses as long as another program has either of them open. A scanner, which looks at whatever was written
-    last, lets go soon, so there this tries again for ``patience`` seconds.
-
-    Raises:
-        UnreadableFileError: It still refuses to give up ``target``.
-        OSError: The system refuses for another reason.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError as error:
-            if sys.platform != "win32":
-                raise
-            if time.monotonic() >= deadline:
-                if not target.is_file():
-                    raise
-                reason = "cannot be replaced while this or another program has it open; close it there"
-                if not os.access(target, os.W_OK):
-                    reason = "is read-only; let it be written"
-                raise UnreadableFileError(f"{target} {reason}, or choose another name.") from error
-        time.sleep(_PAUSE)
-
-
-def remove_unfinished(path: Path, patience: float = 1.0) -> None:
-    """Remove a file or folder that is not to be finished, unless the system refuses: why it is not is what matters.
-
-    Windows refuses as long as a scanner looks at it; so there this tries again for ``patience`` seconds.
-    """
-    deadline = time.monotonic() + patience
-    while os.path.lexists(path):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()
-        if sys.platform != "win32" or time.monotonic() >= deadline:
-            return
-        time.sleep(_PAUSE)

@@ -102,10 +102,7 @@ def compare(lora: Lora, models: Models) -> Report:
 
     Raises CheckpointError if it changes nothing in them.
     """
-    shapes = {
-        name: {ours: source.file.shape(key) for ours, key in source.names.items()}
-        for name, source in models.sources.items()
-    }
+    shapes = {name: source.shapes for name, source in models.sources.items()}
     return _compare(lora, shapes, models.version).checked()
 
 

@@ -37,8 +37,9 @@ def without_in_context(stack: Stack) -> Stack:
 
 
 def reference_scale(stack: Stack) -> tuple[int, int]:
-    """Return how many times smaller LoRAs want a reference, and of how many frames one; 1 and 1 where none says it."""
-    return max(((lora.downscale, lora.temporal_downscale) for lora, _ in stack), default=(1, 1))
+    """Return how many times smaller LoRAs want a reference, and of how many frames one, whichever of them says which;
+    1 and 1 where none says it."""
+    return max([1, *(lora.downscale for lora, _ in stack)]), max([1, *(lora.temporal_downscale for lora, _ in stack)])
 
 
 def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:

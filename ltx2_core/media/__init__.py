@@ -6,12 +6,11 @@ from .mix import mix_down
 from .notes import read_tags
 from .picture import is_moving, read_picture
 from .read import MediaInfo, probe, read_audio, read_video, widened
-from .write import check_target, clear_unfinished, even_frames, write_audio, write_clip, write_frames, write_video
+from .write import check_target, even_frames, write_audio, write_clip, write_frames, write_video
 
 __all__ = [
     "MediaInfo",
     "check_target",
-    "clear_unfinished",
     "compress",
     "even_frames",
     "is_moving",

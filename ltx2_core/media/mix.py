@@ -15,7 +15,7 @@ LAYOUTS = {3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _FILTER = 64  # samples that FFmpeg's resampler is given before it gives some; more where it lowers the rate
 
 
-def layout_of(channels: int, layout: str | None = None) -> str:
+def layout_of(channels: int, layout: str | None) -> str:
     """Return the layout that is meant by ``channels``, which is ``layout`` if a file names one.
 
     Raises MediaError for channels of which nobody says where they are.

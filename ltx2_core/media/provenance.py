@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, one_line
+from ..errors.atomic import whole_or_nothing
 from .local import open_local
 from .notes import SOURCE_TAG, SOURCE_TYPE, VERSION, describe_tags, read_tags
-from .write import whole_or_nothing
 
 # Kinds of files that are signed, as C2PA calls them.
 KINDS = {".mp4": "video/mp4", ".wav": "audio/wav", ".flac": "audio/flac", ".png": "image/png"}

@@ -43,7 +43,6 @@ ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has millisecond
 PAUSE = Fraction(1, 10)  # in sound, or many small ones together; less is rounding
 ALMOST = Fraction(1, 100)  # in the length of a file
 MISSING = 1  # second, from a file that is cut off
-LATEST = 1_000_000  # seconds after the beginning of a file
 LONGEST_PAUSE = 3600  # seconds of silence that the times of a file may ask for
 MOST_FRAMES = 100_000  # that are read of one file
 WIDEST = 8  # a pixel can be so many times as wide as it is high, or as high as it is wide
@@ -132,7 +131,7 @@ def read_video(
         if video is None:
             raise MediaError(f"{name_of(container)} has sound but no pictures; choose a video.")
         video.thread_type = "AUTO"
-        fps, start, number = _rate(video) if fps is None else rate_of(fps), seconds_of("start", start, LATEST), 0
+        fps, start, number = _rate(video) if fps is None else rate_of(fps), seconds_of("start", start), 0
         frames = None if frames is None else whole("frames", frames, 0, 10**9)
         scalers: defaultdict[tuple[int, int], VideoReformatter] = defaultdict(av.video.reformatter.VideoReformatter)
         for picture, until in _shown(container, video, start, fps):
@@ -202,8 +201,8 @@ def read_audio(
             place = container.streams.audio.index(audio) + 1
             _log.info("%s has %d sounds, of which the one in place %d is read.", name_of(container), count, place)
         sample_rate = audio.rate if sample_rate is None else sample_rate_of(sample_rate)
-        start, number = seconds_of("start", start, LATEST), 0
-        wanted = None if seconds is None else round(seconds_of("seconds", seconds, LATEST) * sample_rate)
+        start, number = seconds_of("start", start), 0
+        wanted = None if seconds is None else round(seconds_of("seconds", seconds) * sample_rate)
         for place, samples in _heard(container, audio, start, sample_rate):
             if place - number > LONGEST_PAUSE * sample_rate:
                 raise MediaError(

@@ -13,6 +13,7 @@ from ..errors import MediaError, SettingError, short
 
 SLOWEST, FASTEST = 0.001, 1000  # pictures per second
 MOST_SAMPLES = 768_000  # per second
+LATEST = 1_000_000  # seconds after the beginning of a file
 
 
 def rate_of(fps: object) -> Fraction:
@@ -39,11 +40,11 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     return int(number)
 
 
-def seconds_of(name: str, value: object, most: float) -> Fraction:
-    """Return ``value`` as seconds; SettingError for anything else than a number from 0 to ``most``."""
+def seconds_of(name: str, value: object) -> Fraction:
+    """Return ``value`` as seconds; SettingError for anything else than a number from 0 to LATEST."""
     number = _number(value)
-    if not 0 <= number <= most:
-        raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {most:,}.")
+    if not 0 <= number <= LATEST:
+        raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {LATEST:,}.")
     return Fraction(number if isinstance(number, Rational) else float(number)).limit_denominator(1_000_000)
 
 

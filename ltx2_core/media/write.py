@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,6 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -21,16 +19,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
-from ..errors.files import (
-    check_names,
-    check_place,
-    named_beside,
-    not_written,
-    remove_unfinished,
-    replace_file,
-    writing,
-)
+from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, holds_numbers
+from ..errors.atomic import check_place, whole_or_nothing
+from ..errors.files import check_names, not_written
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -105,7 +96,6 @@ HLG = VideoFormat(
     "hvc1",
 )
 
-AUDIO_FORMATS = {".wav": "wav", ".flac": "flac"}
 AUDIO_CODECS: dict[str, Literal["pcm_s16le", "flac"]] = {".wav": "pcm_s16le", ".flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -287,7 +277,7 @@ def write_audio(
         raise MediaError(f"{path.name} is a sound file, but this clip has no sound.")
     whole, rate = _checked(waveform, sample_rate)
     samples = (whole * 32767).round().to(torch.int16)
-    kind = AUDIO_FORMATS[path.suffix.lower()]
+    kind = path.suffix.lower()[1:]
     with _written(path, kind) as container:
         container.metadata.update(container_tags(metadata, kind))
         stream = container.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples)])
@@ -349,22 +339,6 @@ def _refuse_a_full(folder: Path) -> None:
         raise TargetExistsError(f"The folder {folder} is not empty. Choose a new name, so that no picture is lost.")
 
 
-@contextmanager
-def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
-
-    Raises UnreadableFileError for what the system refuses.
-    """
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _beside(target, uuid4().hex[:8])
-        try:
-            yield unfinished
-            replace_file(unfinished, target)
-        finally:
-            remove_unfinished(unfinished)
-
-
 def place_files(source: Path, target: Path) -> None:
     """Copy the files of one folder into another unless they are there; the log says what cannot be copied."""
     for file in source.iterdir():
@@ -374,20 +348,6 @@ def place_files(source: Path, target: Path) -> None:
                     shutil.copyfile(file, unfinished)
         except (OSError, LTX2Error) as error:
             _log.warning("%s cannot be put into %s: %s", file.name, target, error)
-
-
-def clear_unfinished(target: Path) -> None:
-    """Remove what runs that were killed have left of ``target``; nobody may be writing it meanwhile."""
-    mark = 8 * "*"
-    before, _, after = _beside(target, mark).name.rpartition(mark)
-    name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
-    for path in target.parent.glob(".*") if target.parent.is_dir() else ():
-        if name.fullmatch(path.name):
-            remove_unfinished(path)
-
-
-def _beside(target: Path, mark: str) -> Path:
-    return named_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
 
 
 @contextmanager
@@ -424,9 +384,7 @@ def _finite(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     count = 0
     for chunk in chunks:
         check_frames(chunk)
-        # A sum is a number only if all of its terms are, and is had thirty times sooner than a look at each of them;
-        # one that only overflows decides nothing.
-        if not (chunk.sum(dtype=torch.float32).isfinite() or chunk.isfinite().all()):
+        if not holds_numbers(chunk):
             raise MediaError(
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
                 "written. Decode the latent in float32, and check the latent itself."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line, is_out_of_memory
+from .machine import shares_ram
 from .pinned import PinnedMemory
 from .ring import Link, Ring
 from .unit import Slot, Unit
@@ -209,10 +210,15 @@ class Streamed(Plain):
 
 
 def link_to(device: torch.device, pinned: PinnedMemory = PINNED) -> Link:
-    """Return the link to ``device``: in place on a CPU, streamed on an NVIDIA card that passes a trial, else plain."""
+    """Return the link to ``device``: in place on a CPU, streamed on an NVIDIA card that passes a trial, else plain.
+
+    Nothing is pinned for a card that shares the RAM, where it would lie twice.
+    """
     if device.type == "cpu":
         return InPlace(device)
-    return Streamed(device, pinned) if can_stream(device) else Plain(device)
+    if not can_stream(device):
+        return Plain(device)
+    return Streamed(device, PinnedMemory(0) if shares_ram(device) else pinned)
 
 
 def can_stream(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..disk_cache.remembered import Remembered
 from ..errors import SettingError
-from .ram import ram
+from .ram import kept_free, ram
 from .trace import Cost
 
 _log = logging.getLogger(__name__)
@@ -290,11 +290,30 @@ def identity_of(device: torch.device) -> str:
     return f"{_name(device)} {properties.total_memory} at {where} driver {driver}"
 
 
+def is_integrated(device: torch.device) -> bool:
+    """Return whether ``device`` is a card without memory of its own: it takes the RAM (DGX Spark, Jetson, Strix Halo).
+
+    What the BIOS has set apart for a chip of AMD is memory of its own. More than the system has left is certainly that.
+    """
+    if device.type not in _CARDS:
+        return False
+    facts = torch.get_device_module(device).get_device_properties(device)
+    integrated = any(getattr(facts, name, False) for name in ("is_integrated", "is_integrated_gpu"))
+    return integrated and (torch.version.hip is None or facts.total_memory <= ram()[0])
+
+
+def shares_ram(device: torch.device) -> bool:
+    """Return whether what lies on ``device`` lies in the RAM: a CPU, Apple's GPUs, and integrated cards."""
+    return device.type not in _CARDS or is_integrated(device)
+
+
 def usable(device: torch.device) -> int | None:
     """Return the bytes that this process may still take, a little left for others; None where they are not counted."""
     if device.type in _CARDS:
         card = torch.get_device_module(device)
         held = card.memory_reserved(device) - card.memory_allocated(device)
+        if is_integrated(device):
+            return max(0, _free_of_ram(device) + held - kept_free(ram()[0]))
         return max(0, _free(device) + held - _margin())
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory() - MARGIN)
@@ -310,6 +329,20 @@ def _free(device: torch.device) -> int:
         if device.type == "cuda":
             raise
         return int(card.get_device_properties(device).total_memory) - OCCUPIED - int(card.memory_reserved(device))
+
+
+def free_of(device: torch.device, counted: float) -> float:
+    """Return the bytes of a card that are free by what somebody else ``counted``, who knows no integrated ones."""
+    return (usable(device) or 0) if is_integrated(device) else counted
+
+
+def _free_of_ram(device: torch.device) -> int:
+    """Bytes of the RAM that an integrated card may take. CUDA counts pages of files as taken, which the system gives
+    back when they are wanted; the others count no program but those that use the card."""
+    free, (_, available) = _free(device), ram()
+    if torch.version.cuda is None:
+        return min(free, available)
+    return max(free, min(available, torch.get_device_module(device).get_device_properties(device).total_memory))
 
 
 def _margin() -> int:

@@ -1,5 +1,6 @@
 """Pinned memory of the host, which is never paged out: a card copies only from it while it computes."""
 
+import mmap
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -10,7 +11,6 @@ from torch import Tensor
 from .ram import kept_free, pin_limit, ram
 from .unit import Unit
 
-_PAGE = 4096
 _PORTABLE = 1  # pinned for every card of the machine
 
 
@@ -154,8 +154,8 @@ class PinnedMemory:
 def _pages(nbytes: int) -> Tensor:
     """Return bytes that begin with a page."""
     with torch.inference_mode(False):
-        memory = torch.empty(nbytes + _PAGE, dtype=torch.uint8)
-    start = -memory.data_ptr() % _PAGE
+        memory = torch.empty(nbytes + mmap.PAGESIZE, dtype=torch.uint8)
+    start = -memory.data_ptr() % mmap.PAGESIZE
     return memory[start : start + nbytes]
 
 

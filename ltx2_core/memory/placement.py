@@ -79,8 +79,8 @@ class Room:
         machine: its rates and sizes.
         budget: bytes of the device for weights and work; None without limit, where weights are used where they lie.
         ram: bytes that may be pinned.
-        in_ram: whether the device is the CPU, whose memory is the RAM: the budget is of RAM, and what is streamed comes
-            from disk while nothing is computed.
+        in_ram: whether the memory of the device is the RAM, as that of a CPU: the budget is of RAM, nothing can wait
+            outside of it, and what is streamed comes from disk.
         free: bytes of RAM that frames and latents may take once weights that rest there have made room.
     """
 
@@ -103,7 +103,7 @@ class Room:
 
 
 # Where nobody counts bytes, nothing is placed and no rate is needed.
-UNLIMITED = Room(Machine("this machine", 0, 1, 1, 1, 1, 1, 1, 1), None)
+UNLIMITED = Room(Machine("this machine", 0, 1, 1, 1, 1, 1, 1, 1, overlaps=False), None)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def place(need: StageNeed, room: Room) -> Placement | None:
 
 def _takes_turns(room: Room) -> bool:
     """Return whether nothing is copied while the device computes, so that looking ahead would only take room."""
-    return room.in_ram or not room.machine.overlaps
+    return not room.machine.overlaps
 
 
 def _load_seconds(need: StageNeed, machine: Machine) -> float:

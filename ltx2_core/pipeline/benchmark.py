@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from ..disk_cache import write_atomically
 from ..errors import CheckpointError, UnreadableFileError, counted
+from ..errors.atomic import write_atomically
 from ..errors.foreign import parse_json
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty

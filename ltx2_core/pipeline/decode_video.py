@@ -212,7 +212,7 @@ class DecodeVideo(Stage):
             seams: watches for lines where the latent's own tiles meet.
             keyframes: that were generated beside it.
         """
-        watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams((), (), ())]
+        watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams()]
 
         def inspect(chunk: Tensor) -> Tensor:
             for watcher in watchers:
@@ -259,8 +259,7 @@ class DecodeVideo(Stage):
             decoder, device = networks[VIDEO_DECODER], engine.device(VIDEO_DECODER)
             moved = AVLatent(latent, None, keyframes).to(torch.device("cpu") if stage.in_ram else device)
             assert moved.video is not None
-            tiling = stage.tiling or decoder.usual_tiling
-            inputs = DecoderInput(moved.video, tiling, stage.denoising, moved.keyframes, device)
+            inputs = DecoderInput(moved.video, stage._tiling(decoder), stage.denoising, moved.keyframes, device)
             yield from decode_video(decoder, inputs, on_tile)
 
     def collect(

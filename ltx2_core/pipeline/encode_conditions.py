@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .. import geometry, latents
 from ..audio_vae import AudioEncoder, encode_waveform
-from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, check_frames, encode_conditions
 from ..conditioning.rate import at_rate
@@ -107,7 +106,7 @@ def encode_video(
     chunks: Iterable[Tensor],
     frames: int,
     device: torch.device,
-    tiling: Tiling | None = None,
+    tiling: Tiling = Tiling(),
     in_ram: bool = False,
 ) -> Tensor:
     """Encode pixels, of which few more frames than a tile are held.
@@ -117,7 +116,7 @@ def encode_video(
         chunks: (B, 3, F, H, W) in -1..1, consecutive.
         frames: how many of them to take.
         device: where the encoder is.
-        tiling: in which tiles; None for the default ones.
+        tiling: in which tiles.
         in_ram: whether they are held where they come from.
 
     Returns:
@@ -128,10 +127,10 @@ def encode_video(
     """
     parts = (part for chunk in chunks for part in chunk.split(CHUNK_FRAMES, dim=2))
     if isinstance(encoder, SharedTiles):
-        latent = encode_stream(encoder.network, parts, frames, tiling or Tiling(), None, encoder.make, encoder.home)
+        latent = encode_stream(encoder.network, parts, frames, tiling, encoder.make, encoder.home)
     else:
         held = parts if in_ram else (part.to(device) for part in parts)
-        latent = encode_stream(encoder, held, frames, tiling or Tiling(), device=device)
+        latent = encode_stream(encoder, held, frames, tiling, device=device)
     check_finite(latent, "encoding pictures")
     return latent
 
@@ -156,7 +155,7 @@ class EngineEncoders:
     """
 
     def __init__(self, engine: Engine):
-        self.crf = VERSIONS[engine.models.version].image_crf
+        self.crf = engine.models.image_crf
         self._engine, self._open = engine, ExitStack()
         self._stage: Stage | None = None
         self._network: Any = None

@@ -218,7 +218,7 @@ def seconds_hidden(stages: Sequence[Stage], placements: Sequence[Placement], roo
 
 def _notes(placement: Placement, room: Room) -> list[str]:
     notes, name = [], placement.need.name
-    if placement.slots == 1 and not room.in_ram:
+    if placement.slots == 1 and room.machine.overlaps:
         notes.append(f"{name}: there is room for one part of a block at a time, so copying and computing take turns.")
     if placement.need.runs > 1 and (disk := placement.tiers.count(DISK)):
         what = "parts of blocks" if placement.parts else "blocks"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..checkpoint.upscaler import statistics_source
 from ..conditioning import LatentCondition
 from ..conditioning.conditions import encode_conditions
 from ..conditioning.kept import kept_video
@@ -74,7 +75,7 @@ class Stages:
 
         Raises:
             SettingError: for conditions that cannot be, and for a second stage of sound alone.
-            CheckpointError: where nothing could encode what is given.
+            CheckpointError: where nothing could encode what is given, or enlarge a latent.
         """
         second, batch = request.second, request.request.clip.batch_size
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams, batch=batch)
@@ -84,6 +85,8 @@ class Stages:
             more = *_followed(request), *request.held
             final = measure_conditions(request.refine_conditions, request.final, request.streams, more, batch)
         _check_encoders(engine, final.covering(ahead))
+        if second.upscalers:
+            statistics_source(engine.models)
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         rounds = tuple(_rounds(request, engine, ahead, final))

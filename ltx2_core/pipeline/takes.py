@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..disk_cache import cache_folder, fingerprint, write_atomically
+from ..disk_cache import cache_folder, fingerprint
 from ..errors import CheckpointError, MissingFileError, TargetExistsError, UnreadableFileError
+from ..errors.atomic import write_atomically
 from ..errors.files import named_beside, not_read
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps

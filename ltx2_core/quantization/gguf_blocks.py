@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .gguf_codebooks import iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs
-from .nibbles import look_up
+from .nibbles import as_e4m3, look_up
 
 # What the nibbles of the IQ4 types stand for.
 _CURVE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -143,7 +143,7 @@ def _mxfp4(blocks: Tensor) -> Tensor:
 
 
 def _nvfp4(blocks: Tensor) -> Tensor:
-    scale = (blocks[:, :4] & 127).view(torch.float8_e4m3fn).float().nan_to_num(0)
+    scale = as_e4m3(blocks[:, :4] & 127).float().nan_to_num(0)
     return _scaled(0.5 * scale, look_up(_nibbles(blocks[:, 4:], 8), _E2M1))
 
 

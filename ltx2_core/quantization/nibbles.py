@@ -1,9 +1,11 @@
-"""Numbers of four bits, two in a byte."""
+"""Numbers of four bits, two in a byte, and the scales of eight that such formats have."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+_WITHOUT_FLOAT8 = ("mps",)
 
 
 def unpack(packed: Tensor, high_first: bool = False) -> Tensor:
@@ -23,6 +25,15 @@ def look_up(codes: Tensor, table: Sequence[float] | Tensor) -> Tensor:
     """Return the entry of ``table`` for each code, in float32."""
     values = torch.as_tensor(table, dtype=torch.float32, device=codes.device)
     return values[codes.int()]
+
+
+def as_e4m3(scales: Tensor) -> Tensor:
+    """Return bytes as the float8 that they are, in float32 where there is none; what else arrives on a device stays."""
+    if scales.dtype != torch.uint8:
+        return scales
+    if scales.device.type in _WITHOUT_FLOAT8:
+        return look_up(scales, torch.arange(256, dtype=torch.uint8, device="cpu").view(torch.float8_e4m3fn).float())
+    return scales.view(torch.float8_e4m3fn)
 
 
 def pack(codes: Tensor, high_first: bool = False) -> Tensor:

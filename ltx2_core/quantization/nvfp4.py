@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows, tile_scales
 from .kitchen import KitchenFormat
-from .nibbles import look_up, pack, unpack
+from .nibbles import as_e4m3, look_up, pack, unpack
 from .stored import Shape, StoredWeight, Writer, marker_of
 
 _BLOCK = 16  # columns with one scale; rows and columns are padded to as many, too
@@ -185,11 +185,6 @@ def _expand(stored: StoredWeight, packed: Tensor, scales: Tensor, columns: int) 
     numbers = numbers.mul_(scales[..., None]).flatten(1)[:, :columns]
     smooth = stored.companions.get("pre_quant_scale")
     return numbers if smooth is None else numbers * smooth.float()[:columns]
-
-
-def as_e4m3(scales: Tensor) -> Tensor:
-    """Return bytes as the float8 that they are; whatever else arrives on a device stays."""
-    return scales.view(torch.float8_e4m3fn) if scales.dtype == torch.uint8 else scales
 
 
 NVFP4 = Nvfp4Format()

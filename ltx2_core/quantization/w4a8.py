@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .nibbles import look_up, unpack
-from .nvfp4 import as_e4m3
+from .nibbles import as_e4m3, look_up, unpack
 from .rotation import RotatedFormat
 from .stored import Shape, StoredWeight, pick
 

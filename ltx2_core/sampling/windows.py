@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -189,14 +189,14 @@ def slice_window(latent: AVLatent, window: Window) -> AVLatent:
 
 
 @dataclass(frozen=True)
-class _Delayed:
-    """A stream that begins a little later, or earlier, than the other."""
+class _DelayedSound:
+    """A sound that begins a little later, or earlier, than the picture."""
 
-    stream: str
     seconds: float
+    stream: ClassVar[str] = "audio"
 
     def __call__(self, state: State) -> State:
-        """Move the positions of the stream in time."""
+        """Move the positions of the sound in time."""
         positions = state.positions.clone()
         positions[:, 0] += self.seconds
         return replace(state, positions=positions)
@@ -205,7 +205,7 @@ class _Delayed:
 def _conditions(window: Window, begin: AVLatent, strength: float) -> list[LatentCondition]:
     """Hold what this window has from the one before it."""
     conditions: list[LatentCondition] = (
-        [_Delayed("audio", float(window.delay))] if begin.audio is not None and window.delay else []
+        [_DelayedSound(float(window.delay))] if begin.audio is not None and window.delay else []
     )
     for name, x in begin.streams().items():
         part, new = getattr(window, name), torch.ones_like(x[:1, :1] if x.ndim == 5 else x[:1, :1, :, :1])

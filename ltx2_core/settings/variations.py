@@ -62,7 +62,7 @@ class Variations(Checked):
                 f"{counted(len(prompts), 'prompt')} with {counted(len(seeds), 'seed')} are "
                 f"{len(prompts) * len(seeds):,} clips, and at most {MOST:,} are made at once: take fewer."
             )
-        prefix = check_output_name("filename_prefix", self.filename_prefix, "x")[:-1]
+        prefix = check_output_name(self.filename_prefix, "x")[:-1]
         named = [*zip(prompts, names_of(prompts))]
         return [Variation(prompt, seed, f"{prefix}{name}_seed{seed}") for prompt, name in named for seed in seeds]
 

@@ -1,7 +1,7 @@
 """From the hidden states of all layers to one vector per token and stream (see README.md, "Features")."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,19 +112,18 @@ class TextFeatures(nn.Module):
         """What can be brought to the device one by one, in the order of use: in float32 both take 4.6 GB."""
         return [self.video, self.audio] if self.config.per_stream else [self.both]
 
-    def forward(self, hidden_states: Tensor | Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         """Project hidden states to video (B, L, Dv) and audio (B, L, Da); in 2.0 both are the same tensor.
 
         Rows of padding come out meaningless.
 
         Args:
-            hidden_states: One tensor (B, L, D, S), or S tensors (B, L, D).
+            x: The S hidden states, (B, L, D) each.
             mask: 0 on padding, (B, L).
 
         Raises:
             SettingError: The hidden states come from another text encoder.
         """
-        x = hidden_states.unbind(-1) if isinstance(hidden_states, Tensor) else tuple(hidden_states)
         width, states = self.config.width, self.config.states
         if (x[0].shape[2], len(x)) != (width, states):
             raise SettingError(

@@ -40,18 +40,18 @@ class GemmaConfig(EncoderConfig):
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "GemmaConfig":
-        """Read the text part of a Hugging Face ``config.json``, as written by transformers 4 or 5."""
+        """Read the text part of a Hugging Face ``config.json``, as written by transformers 4 or 5.
+
+        Raises CheckpointError if the sizes do not go together.
+        """
         fields = Fields.of(section, "The config of Gemma")
         values = read_sizes(fields, _SIZES, cls) | read_pattern(fields)
-        return cls(**values | _ropes(fields)).checked(fields)
-
-    def checked(self, fields: Fields) -> "GemmaConfig":
-        """Return this if its sizes, read from ``fields``, go together. Raises CheckpointError if not."""
-        if self.heads % self.kv_heads:
-            raise fields.refusal("num_key_value_heads", f"a number that divides the {self.heads} heads")
-        if self.head_dim % 2:
+        sizes = cls(**values | _ropes(fields))
+        if sizes.heads % sizes.kv_heads:
+            raise fields.refusal("num_key_value_heads", f"a number that divides the {sizes.heads} heads")
+        if sizes.head_dim % 2:
             raise fields.refusal("head_dim", "an even number")
-        return self
+        return sizes
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "GemmaConfig":

@@ -57,17 +57,14 @@ class Gemma4Config(EncoderConfig):
         for kind, ours in ("sliding_attention", "local_theta"), ("full_attention", "theta"):
             values[ours] = parameters.section(kind).number("rope_theta", getattr(cls, ours), *LIMITS[ours])
         values["rotated"] = parameters.section("full_attention").number("partial_rotary_factor", cls.rotated, 0.0, 1.0)
-        return cls(**values).checked(fields)
-
-    def checked(self, fields: Fields) -> "Gemma4Config":
-        """Return this if its sizes, read from ``fields``, go together. Raises CheckpointError if not."""
-        for count, name in ((self.kv_heads, "kv_heads"), (self.full_kv_heads, "full_kv_heads")):
-            if self.heads % count:
-                raise fields.refusal(_SIZES[name], f"a number that divides the {self.heads} heads")
-        for width, name in ((self.head_dim, "head_dim"), (self.full_head_dim, "full_head_dim")):
-            if width % 2:
+        sizes = cls(**values)
+        for name in ("kv_heads", "full_kv_heads"):
+            if sizes.heads % getattr(sizes, name):
+                raise fields.refusal(_SIZES[name], f"a number that divides the {sizes.heads} heads")
+        for name in ("head_dim", "full_head_dim"):
+            if getattr(sizes, name) % 2:
                 raise fields.refusal(_SIZES[name], "an even number")
-        return self
+        return sizes
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "Gemma4Config":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, SettingError
 from ..geometry import pixel_frames
 from .config import ProjectConfig, ResampleConfig, VideoVAEConfig
-from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Work
+from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Work, check_channels
 from .layers import ChannelStatistics, Conv, ProjectedResidual, Residual, Upsample, unpatchify
 from .tiling import (
     NARROWEST,
@@ -79,12 +79,8 @@ class VideoDecoder(DecodesInTiles, nn.Module):
 
     def check(self, latent: Tensor) -> None:
         """Raise SettingError for a latent (B, C, f, h, w) of other channels, or too small for reflected padding."""
-        channels, (height, width) = latent.shape[1], latent.shape[3:]
-        if channels != self.config.latent_channels:
-            raise SettingError(
-                f"This latent has {channels} channels, the video VAE expects {self.config.latent_channels}. "
-                "Was it made by another model?"
-            )
+        check_channels(latent, self.config.latent_channels)
+        height, width = latent.shape[3:]
         if self.config.decoder_padding == "reflect" and min(height, width) < 2:
             smallest = 2 * self.config.space_scale
             raise SettingError(

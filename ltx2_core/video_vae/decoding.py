@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from ..fields import Checked, Switch, Whole, zero
 from ..geometry import Keyframes
 from .tiling import MakeTiles, OnTile, TileWork, Tiling
@@ -138,6 +139,15 @@ class Decoder(Protocol):
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` enlarged to the least that hides its seams."""
+
+
+def check_channels(latent: Tensor, expected: int) -> None:
+    """Raise SettingError for a latent (B, C, f, h, w) of other channels than a decoder reads."""
+    if latent.shape[1] != expected:
+        raise SettingError(
+            f"This latent has {latent.shape[1]} channels, the video VAE expects {expected}. Was it made by another "
+            "model?"
+        )
 
 
 class TiledDecoder(Decoder, Protocol):

@@ -7,11 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingError
 from ..geometry import Keyframes
 from ..layers import alike
 from ..layers.norms import RMSNorm
-from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Denoising, Work
+from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Denoising, Work, check_channels
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_layers import SHARES, Block, DiffusionBlock, TimeEmbedding, Upsample
 from .diffusion_tiles import CellGrid, Size, cell_scale, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
@@ -82,11 +81,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
 
     def check(self, latent: Tensor) -> None:
         """Raise SettingError for a latent (B, C, f, h, w) of other channels."""
-        if latent.shape[1] != self.config.latent_channels:
-            raise SettingError(
-                f"This latent has {latent.shape[1]} channels, the video VAE expects {self.config.latent_channels}. "
-                "Was it made by another model?"
-            )
+        check_channels(latent, self.config.latent_channels)
 
     def make_cells(
         self, latent: Tensor, keyframes: Keyframes | None = None, device: torch.device | None = None

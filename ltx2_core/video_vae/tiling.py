@@ -140,7 +140,6 @@ def encode_stream(
     chunks: Iterable[Tensor],
     frames: int,
     tiling: Tiling,
-    on_tile: OnTile | None = None,
     make: MakeTiles | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -153,7 +152,6 @@ def encode_stream(
         chunks: Pixels (B, 3, any, H, W) in -1..1.
         frames: How many of their frames to encode.
         tiling: Size and overlap of tiles.
-        on_tile: Called with (done, total) after every tile; it may raise to interrupt.
         make: Makes the tiles; None for the encoder itself.
         device: Where tiles are made; None for where the chunks are.
 
@@ -186,7 +184,7 @@ def encode_stream(
 
     work = (each for interval in intervals for each in tiles_of(reader.read(interval.source)))
     tiles = make(work) if make is not None else (each.at(like.device).by(encoder) for each in work)
-    return torch.cat(list(blend_tiles(tiles, grid, like, on_tile)), dim=2)
+    return torch.cat(list(blend_tiles(tiles, grid, like, None)), dim=2)
 
 
 def count_encoding_tiles(size: tuple[int, int, int], tiling: Tiling) -> int:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, SettingError
+from ..errors import CheckpointError
 from ..geometry import TIME_SCALE, VIDEO_CHANNELS
-from .decoding import FLOAT32, DecoderInput, DecodingWork, Work
+from .decoding import FLOAT32, DecoderInput, DecodingWork, Work, check_channels
 from .tiling import OnTile, Tiling
 
 STAGES = 3  # each of which doubles height, width and frames
@@ -129,11 +129,7 @@ class TinyDecoder(nn.Module):
 
     def check(self, latent: Tensor) -> None:
         """Raise SettingError for a latent (B, C, f, h, w) of other channels."""
-        if latent.shape[1] != self.config.channels:
-            raise SettingError(
-                f"This latent has {latent.shape[1]} channels, the tiny decoder expects {self.config.channels}. Was it "
-                "made by another model?"
-            )
+        check_channels(latent, self.config.channels)
 
     def decode(self, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Decode a few latents after another (``decoding.Decoder``), as many as its tiling has frames for."""

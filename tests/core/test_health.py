@@ -254,8 +254,10 @@ def test_every_number_that_is_none_is_found_as_by_a_look_at_each(bad, dtype):
 
 
 def test_a_finding_is_two_sentences_that_name_the_stage():
-    finding, = sound_findings(torch.zeros(2, 100), RATE, "the vocoder")  # fmt: skip
-    assert str(finding).startswith("After the vocoder, the sound is silent: likely the prompt says nothing of sound")
+    finding, = sound_findings(torch.zeros(2, 100), RATE)  # fmt: skip
+    assert str(finding).startswith(
+        "After decoding the sound, the sound is silent: likely the prompt says nothing of sound"
+    )
     for cause in health._CAUSES.values():
         assert cause.count(". ") == 1 and cause.endswith(".")
 
@@ -305,7 +307,7 @@ def test_a_step_in_brightness_is_a_seam(place, step, found):
 
 
 def test_a_short_clip_has_no_seams():
-    watch = Seams([], [], [])
+    watch = Seams()
     watch.see(torch.rand(1, 1, 32, 32, 3))
     assert watch.measure() == 1
 

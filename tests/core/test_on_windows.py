@@ -20,11 +20,11 @@ from ltx2_core.cli import main
 from ltx2_core.cli.commands import COMMANDS
 from ltx2_core.cli.syntax import parse_picture
 from ltx2_core.conditioning import Timeline
-from ltx2_core.disk_cache import DiskCache, complete_file
+from ltx2_core.disk_cache import DiskCache
 from ltx2_core.errors import MissingFileError, SettingError, UnreadableFileError
-from ltx2_core.errors.files import not_written, remove_unfinished
+from ltx2_core.errors.atomic import complete_file, remove_unfinished, whole_or_nothing
+from ltx2_core.errors.files import not_written
 from ltx2_core.media import check_target, open_local
-from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory.machine import GIB
 from ltx2_core.memory.ram import most_ram, ram
 

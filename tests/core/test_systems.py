@@ -27,14 +27,13 @@ from ltx2_core.cli.lines import generate_command
 from ltx2_core.cli.progress import Bars
 from ltx2_core.cli.syntax import file_path, parse_character, parse_picture
 from ltx2_core.conditioning.light import FILE_SPACES
-from ltx2_core.disk_cache import complete_file
 from ltx2_core.disk_cache.mapped import mapped_files
 from ltx2_core.errors import SettingError, UnreadableFileError
-from ltx2_core.errors.files import not_written, replace_file
+from ltx2_core.errors.atomic import clear_unfinished, complete_file, replace_file, whole_or_nothing
+from ltx2_core.errors.files import not_written
 from ltx2_core.fields import check_output_name
-from ltx2_core.media import check_target, clear_unfinished
+from ltx2_core.media import check_target
 from ltx2_core.media.exr import ExrFrames
-from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import DISK, GIB, MARGIN, OCCUPIED, WINDOWS_MARGIN, this_machine, usable
 from ltx2_core.memory.pinned import PinnedMemory
@@ -146,6 +145,7 @@ def test_more_of_a_card_is_left_to_windows(monkeypatch, system, margin):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(is_integrated=0))
     assert usable(torch.device("cuda")) == 7 * GIB - margin and WINDOWS_MARGIN >= 6 * 10**8
 
 
@@ -213,15 +213,16 @@ def test_a_file_that_stays_open_is_told_in_a_sentence(windows, tmp_path, monkeyp
         raise PermissionError(13, "in use")
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("ltx2_core.errors.atomic._PATIENCE", 0.1)
     (target := tmp_path / "clip.mp4").write_text("old")
     with pytest.raises(UnreadableFileError, match=r"clip\.mp4 cannot be replaced"):
-        replace_file(tmp_path / "new", target, patience=0.1)
+        replace_file(tmp_path / "new", target)
     target.chmod(0o444)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write, whatever a file says
     with pytest.raises(UnreadableFileError, match=r"clip\.mp4 is read-only"):
-        replace_file(tmp_path / "new", target, patience=0.1)
+        replace_file(tmp_path / "new", target)
     with pytest.raises(PermissionError):  # nobody can have a file open that is not there
-        replace_file(tmp_path / "new", tmp_path / "other", patience=0.1)
+        replace_file(tmp_path / "new", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_names_that_windows_keeps_for_itself_are_refused_there_before_any_work(w
     with pytest.raises(SettingError, match="Windows"):
         check_target(tmp_path / name)
     with pytest.raises(SettingError, match="Windows"):
-        check_output_name("filename_prefix", name)
+        check_output_name(name)
 
 
 @pytest.mark.parametrize("name", ["console.mp4", "com10.mp4", "a.b c.mp4", "\u65e5.mp4", "new/clip.mp4"])
@@ -352,6 +353,19 @@ def test_a_name_that_a_file_can_have_is_written_though_unfinished_ones_are_longe
     with complete_file(tmp_path / name) as file:
         file.write(b"2")
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {name: b"2"}
+
+
+@pytest.mark.parametrize(("listed", "hidden"), [(True, "{0}.0123abcd.partial"), (False, ".{1}.0123abcd.json")])
+def test_what_a_killed_program_left_of_a_file_goes_when_it_is_written_again(tmp_path, listed, hidden):
+    old, new, other = (tmp_path / hidden.format(f"{each}.json", each) for each in ("x [1]", "x [1]", "y"))
+    new = new.with_name(new.name.replace("abcd", "ef01"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    with whole_or_nothing(tmp_path / "x [1].json", listed=listed) as unfinished:
+        unfinished.write_bytes(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["x [1].json", new.name, other.name])
 
 
 def test_what_was_left_of_a_long_name_is_cleared(tmp_path):

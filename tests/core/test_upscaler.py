@@ -9,17 +9,19 @@ import golden
 import pytest
 import torch
 from agreement import compare
+from drafts import write_draft
 from safetensors.torch import save_file
 
-from ltx2_core import tiny
+from ltx2_core import generate, tiny
 from ltx2_core.checkpoint import CheckpointError, open_models
 from ltx2_core.checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
-from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler, video_statistics
+from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
 from ltx2_core.pipeline.upscale import upscale
+from ltx2_core.settings import SecondStage
 from ltx2_core.upscaler import Upscaler, UpscalerConfig
 from ltx2_core.video_vae.layers import ChannelStatistics
 
@@ -228,6 +230,24 @@ def test_statistics_come_with_the_model():
     statistics, source = video_statistics(models), models.source("video_encoder")
     for name in ("mean", "std"):
         assert torch.equal(getattr(statistics, name), source.file.get(source.names[f"statistics.{name}"]).float())
+
+
+def test_a_tiny_decoder_leaves_the_statistics_to_the_encoder(tmp_path):
+    models, draft = open_models("miniature"), write_draft(tmp_path / "taeltx.safetensors")
+    beside = open_models("miniature", video_vae=draft)
+    assert beside.source("video_decoder").file.path == draft
+    assert torch.equal(video_statistics(beside).mean, video_statistics(models).mean)
+
+
+def test_a_tiny_decoder_alone_is_refused_before_any_work(tmp_path):
+    alone = open_models("miniature", video_vae=write_draft(tmp_path / "taeltx.safetensors"))
+    del alone.sources["video_encoder"]
+    enlarged = SecondStage((open_upscaler(BUILT_IN),))
+    small = {"width": 64, "height": 64, "frames": 9, "steps": 1, "cache": False, "device": "cpu"}
+    seen = []
+    with pytest.raises(CheckpointError, match="which a tiny decoder lacks"):
+        generate(alone, "a red ball", second=enlarged, on_progress=seen.append, **small)
+    assert not seen
 
 
 # Memory

@@ -62,6 +62,7 @@ def pretend_card(nbytes: int, loaded_bytes, kernel_workspace: int = 0) -> None:
     mm.soft_empty_cache = lambda force=False: None
     host = part("nodes.host")
     host.DEVICES = dict.fromkeys(host.DEVICES, lambda: CARD)
+    host.shares_ram = lambda device: False
     host.machine = lambda device: part("ltx2_core.memory.machine").CARDS["RTX 4070"]
     placement = part("ltx2_core.memory.placement")
     placement.KERNEL_WORKSPACE_BYTES, placement.FRAGMENTED_SHARE = kernel_workspace, 0.0

@@ -142,10 +142,19 @@ class Recording(engine.HostEngine):
 
 mm.load_models_gpu = listen
 with Recording(Model()).use(Work()):
-    report["asked"] = asked
+    report["asked"] = [*asked]
 host.ram = lambda: (64 * 2**30, 60 * 2**30)
 report["pinned"] = [host.room(CARD).ram]
 mm.MAX_PINNED_MEMORY = -1  # --disable-pinned-memory
+report["pinned"].append(host.room(CARD).ram)
+mm.unload_all_models()
+# An integrated card: the host takes the pages of files that fill the RAM for taken.
+memory = part("ltx2_core.memory.machine")
+memory.is_integrated, memory.usable = (lambda device: True), (lambda device: ROOM - taken())
+host.shares_ram = memory.shares_ram
+mm.get_free_memory = lambda dev=None, torch_free_too=False: (30 * MB, 30 * MB) if torch_free_too else 30 * MB
+mm.MAX_PINNED_MEMORY = 2**40
+run("integrated")
 report["pinned"].append(host.room(CARD).ram)
 report["equal"] = all(torch.equal(result, results[0]) for result in results)
 report["weights"] = need.weights.total

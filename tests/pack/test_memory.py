@@ -45,8 +45,13 @@ def test_the_host_makes_room_for_graphs(report):
     assert report["asked"] == [25 * MB]
 
 
-def test_nothing_is_planned_to_be_pinned_where_the_host_does_not_pin(report):
-    assert report["pinned"] == [32 * 2**30, 0]
+def test_nothing_is_planned_to_be_pinned_where_the_host_does_not_pin_or_the_card_shares_the_ram(report):
+    assert report["pinned"] == [32 * 2**30, 0, 0]
+
+
+def test_an_integrated_card_is_not_full_of_files(report):
+    """ComfyUI counts 30 MB."""
+    assert report["integrated"] == report["alone"]
 
 
 def test_no_number_changes_wherever_the_weights_were(report):

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from ...quantization import join_companion, split_companion
+
 
 class Keys:
     """The names of one component's tensors.
@@ -58,10 +60,11 @@ class Keys:
         return (None,) if name.startswith(self.unwanted) else _translate(name, self._to_ours)
 
     def official(self, name: str) -> str:
-        """Return the name that the official single file gives to our ``name``."""
-        if (found := _translate(name, self._to_file)) is None:
+        """Return the name that the official single file gives to our ``name``, of what stands beside a weight, too."""
+        weight, suffix = split_companion(name)
+        if (found := _translate(weight, self._to_file)) is None:
             raise KeyError(name)
-        return f"{self.prefixes[0]}{found[0]}"
+        return join_companion(f"{self.prefixes[0]}{found[0]}", suffix)
 
 
 def prefix_before(name: str, keys: Iterable[str]) -> str | None:

@@ -34,7 +34,8 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) 
 
 
 def _generation() -> int:
-    return torch.cuda.get_device_capability()[0]
+    """The first number of an NVIDIA card's compute capability; 0 of AMD's, which number theirs in the same way."""
+    return torch.cuda.get_device_capability()[0] if torch.version.hip is None else 0
 
 
 def _attend_with_cudnn() -> Function:

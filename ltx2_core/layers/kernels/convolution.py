@@ -1,5 +1,6 @@
 """Convolutions on a CPU: of large weights over few positions, for which oneDNN spends its time on turning the weight
-around, and of small clips, for which PyTorch does not ask it."""
+around, and of small clips, for which PyTorch does not ask it. And on a card without cuDNN, for which PyTorch lays out
+what every position of the clip sees."""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[i
     """
     if is_for_product(x, weight, padding):
         return convolve_by_product(x, weight, bias, padding)
+    if x.is_cuda and x.ndim == 5 and not torch.backends.cudnn.enabled and not needs_grad(x, weight):
+        return convolve_by_frame(x, weight, bias, padding)
     kernel = CONVOLUTION.find(x) if x.is_cpu and not needs_grad(x, weight) else None
     return (kernel or convolve_plainly)(x, weight, bias, padding)
 
@@ -79,6 +82,28 @@ def convolve_by_product(x: Tensor, weight: Tensor, bias: Tensor | None, padding:
         for part, columns in zip(windows.split(channels, 1), matrix.split(channels * taps, 1)):
             product.addmm_(part.permute(*seen, *places).reshape(-1, positions).t(), columns.t())
     return product.view(*shape, -1).movedim(-1, 1).contiguous()
+
+
+def convolve_by_frame(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
+    """Do what ``convolve`` does to a clip, one frame of the result after the other.
+
+    Without cuDNN, which on AMD's cards is MIOpen and which ComfyUI turns off there, PyTorch multiplies copies of all
+    that each position sees: 27 times the clip for three taps on each axis. Here they are those of one frame.
+    """
+    around, *sides = padding
+    taps, seen = weight.shape[2], F.pad(x, (0, 0, 0, 0, around, around)) if around else x
+    pictures = weight.flatten(1, 2)  # the frames that one sees are channels of a picture
+
+    def convolve_frame(number: int) -> Tensor:
+        return F.conv2d(seen[:, :, number : number + taps].flatten(1, 2), pictures, bias, padding=sides)
+
+    first = convolve_frame(0)
+    frames = seen.shape[2] - taps + 1
+    made = first.new_empty(*first.shape[:2], frames, *first.shape[2:])
+    made[:, :, 0] = first
+    for number in range(1, frames):
+        made[:, :, number] = convolve_frame(number)
+    return made
 
 
 def is_for_product(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:

@@ -44,7 +44,7 @@ def tensors(work: Path) -> dict[str, Tensor]:
             state["conv_in.weight"][:, CHANNELS[stream] :] = 0
         if kind in ("encoder", "decoder"):
             state |= {f"statistics.{key}": value for key, value in statistics[stream].items()}
-        found |= {COMPONENTS[component].variant_for(CONFIG).official(key): value for key, value in state.items()}
+        found |= {COMPONENTS[component].variant_for(CONFIG).keys.official(key): value for key, value in state.items()}
     return found
 
 

@@ -94,12 +94,12 @@ def takes(scene: world.Scene, count: int, rng: np.random.Generator) -> list[worl
 def add_lora(network: Transformer, lesson: Lesson) -> dict[str, nn.Parameter]:
     """Put trainable matrices beside the linear layers of ``network``; by the names that a file gives them."""
     where, tensors = VIDEO_AND_AUDIO if lesson.sound else VIDEO, dict[str, nn.Parameter]()
-    transformer = COMPONENTS["transformer"].variant_for(CONFIG)
-    prefix = transformer.keys.prefixes[0]
+    keys = COMPONENTS["transformer"].variant_for(CONFIG).keys
+    prefix = keys.prefixes[0]
     for ours, linear in network.named_modules():
         if not isinstance(linear, nn.Linear):
             continue
-        name = transformer.official(f"{ours}.weight").removeprefix(prefix).removesuffix(".weight")
+        name = keys.official(f"{ours}.weight").removeprefix(prefix).removesuffix(".weight")
         if re.match(where, name) and name.endswith(TARGETS):
             width, device = linear.in_features, linear.weight.device
             down = nn.Parameter(torch.randn(lesson.rank, width, device=device) / math.sqrt(width))

@@ -18,7 +18,7 @@ from ...errors import MissingFileError, SettingError
 from ...lora import Stack, compare
 from ...memory.arrival import arrival_on
 from ...memory.link import Plain, link_to
-from ...memory.machine import Machine, usable
+from ...memory.machine import Machine, shares_ram, usable
 from ...memory.pinned import PinnedMemory
 from ...memory.placement import UNLIMITED, Placement, Room
 from ...memory.ram import free_ram, pinnable, ram
@@ -28,7 +28,7 @@ from ...quantization import check_format
 from ...settings import Resources, dtype_of
 from ...text import Tokenizer
 from ...transformer import SequenceParallel, check_heads
-from ..needs.blueprint import FLOAT32, Blueprint, blueprint_of
+from ..needs.blueprint import FLOAT32, Blueprint
 from ..plan import Plan
 from ..stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage
 from .gain import describe_gain, describe_sharing
@@ -166,7 +166,7 @@ class LocalEngine(PlannedEngine):
         encoder = None if self.models.text_encoder is None else self.encoder
         dtypes = {name: self._dtype_of(name) for name in names}
         tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
-        found = blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
+        found = Blueprint.of_files(self.models, encoder, dtypes, self.resources.format, tables, self._device)
         return found.among(1 + len(self.other_devices)) if self._processes is None else found.over(self._processes.size)
 
     @cached_property
@@ -187,12 +187,11 @@ class LocalEngine(PlannedEngine):
         assert budget is not None
         total, available = self._ram
         held = self.pinned.held
-        pinned = pinnable(total, available + held)
+        in_ram = device.type != "cpu" and shares_ram(device)  # a CPU that comes here stands for a card
+        pinned = 0 if in_ram else _rounded(pinnable(total, available + held))
         most = None if self.resources.ram is None else _rounded(self.resources.ram)
         machine = self.machine if device == self._device else self._machine_of(device)
-        return Room(machine, budget, _rounded(pinned), free=_rounded(free_ram(total, available + held))).within(
-            vram, most
-        )
+        return Room(machine, budget, pinned, in_ram, _rounded(free_ram(total, available + held))).within(vram, most)
 
     def _usable(self, device: torch.device) -> int | None:
         return usable(device) if self._processes is None else self._processes.vram

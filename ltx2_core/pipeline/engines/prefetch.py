@@ -9,6 +9,7 @@ from typing import Any
 from ...checkpoint import Models
 from ...checkpoint.upscaler import UpscalerFile
 from ...disk_cache.mapped import FileSpan
+from ...memory.machine import shares_ram
 from ...memory.page_cache import ReadAhead, cut
 from ...memory.placement import DISK, Placement, gigabytes
 from ..engine import Engine
@@ -79,8 +80,8 @@ def reading_ahead(
     if placement is None or done.issuperset(every):
         yield
         return
-    # Work and weights of a device that is no card lie in the same RAM, and may not be there yet.
-    shared = 0 if engine.device(stage.networks[0]).type == "cuda" else placement.device_bytes
+    # Work and weights may lie in the same RAM, and may not be there yet.
+    shared = placement.device_bytes if shares_ram(engine.device(stage.networks[0])) else 0
     with ReadAhead(every, lambda: engine.spare_ram - shared, done) as reading:
         yield
     if reading.nbytes >= _TOLD:

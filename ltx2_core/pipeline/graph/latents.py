@@ -166,7 +166,7 @@ class GraphLatent:
         """Watches frames for lines where the latent's tiles meet, if it was refined in tiles."""
         size, lines = self.extras.get(SEAMS, (None, None))
         if self.content.video is None or lines is None or tuple(self.content.video.shape[2:]) != size:
-            return Seams((), (), ())  # it may have been cropped since
+            return Seams()  # it may have been cropped since
         return Seams(*lines)
 
     @property

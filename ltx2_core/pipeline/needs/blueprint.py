@@ -19,6 +19,7 @@ from ...checkpoint.belonging import check_text_encoder
 from ...checkpoint.components import COMPONENTS, ComponentNetwork
 from ...checkpoint.loading import assign_tensors
 from ...checkpoint.models import Models
+from ...checkpoint.stored import StoredNetwork
 from ...checkpoint.text_encoder import TextEncoderFiles, kind_titled
 from ...checkpoint.unfilled import uncollected, unfilled
 from ...checkpoint.versions import VERSIONS
@@ -106,7 +107,9 @@ class Blueprint:
         tables: bool = True,
         device: torch.device | None = None,
     ) -> "Blueprint":
-        """Read the headers of files as they will be loaded.
+        """Read the headers of files as they will be loaded, once for the same arguments as long as ``models`` lives.
+
+        Another text encoder that took the place of one has a blueprint of its own.
 
         Args:
             models: the files.
@@ -116,19 +119,24 @@ class Blueprint:
             tables: whether tables, of which rows are looked up, travel to the device as other weights do.
             device: where the transformer runs; None is a card that has float8, and no library.
         """
-        tensors, made = {}, {name: models.network(name) for name in models.sources}
-        for name, source in models.sources.items():
-            outlines = {ours: source.file.outline(key) for ours, key in source.names.items()}
-            tensors[name] = _stored(outlines, getattr(made[name], "compute_dtype", dtypes[name]))
+        known = _OF_FILES.setdefault(models, {})
+        key = (None if encoder is None else encoder.file.identity, frozenset(dtypes.items()), format, tables, device)
+        if key in known:
+            return known[key]
+        stored: dict[str, StoredNetwork] = {**models.sources}
+        made = {name: models.network(name) for name in stored}
         if encoder is not None:
-            made["text_encoder"] = check_text_encoder(encoder, models)
-            outlines = {ours: encoder.whole.outline(key) for ours, key in encoder.names.items()}
-            tensors["text_encoder"] = _stored(outlines, dtypes["text_encoder"])
+            stored["text_encoder"], made["text_encoder"] = encoder, check_text_encoder(encoder, models)
+        tensors = {
+            name: _stored(each.outlines, getattr(made[name], "compute_dtype", dtypes[name]))
+            for name, each in stored.items()
+        }
         if format is not None:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join([*files, *_formats(models, encoder, format)])})"
-        return cls(title, models.config, tensors, encoder.config if encoder else None, tables, device, made)
+        known[key] = cls(title, models.config, tensors, encoder.config if encoder else None, tables, device, made)
+        return known[key]
 
     @classmethod
     @_outlives_a_run
@@ -268,26 +276,7 @@ class Blueprint:
         return network
 
 
-_BLUEPRINTS: WeakKeyDictionary[Models, dict[Hashable, Blueprint]] = WeakKeyDictionary()
-
-
-def blueprint_of(
-    models: Models,
-    encoder: TextEncoderFiles | None,
-    dtypes: Mapping[str, torch.dtype],
-    format: str | None = None,
-    tables: bool = True,
-    device: torch.device | None = None,
-) -> Blueprint:
-    """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files.
-
-    Another text encoder that took the place of one has a blueprint of its own.
-    """
-    known = _BLUEPRINTS.setdefault(models, {})
-    key = (None if encoder is None else encoder.whole.identity, frozenset(dtypes.items()), format, tables, device)
-    if key not in known:
-        known[key] = Blueprint.of_files(models, encoder, dtypes, format, tables, device)
-    return known[key]
+_OF_FILES: WeakKeyDictionary[Models, dict[Hashable, Blueprint]] = WeakKeyDictionary()
 
 
 def empty_like(network: nn.Module, *shape: int) -> Tensor:

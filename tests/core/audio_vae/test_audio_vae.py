@@ -41,6 +41,16 @@ def formula_model(part: str, **changes) -> AudioEncoder | AudioDecoder:
     return model
 
 
+def test_what_a_config_leaves_out_is_as_in_the_releases():
+    needed = {"attn_resolutions": [], "mid_block_add_attention": False}
+    told = {"model": {"params": {"ddconfig": needed}}}
+    assert AudioVAEConfig.from_json(told) == AudioVAEConfig.from_json(golden.config("2.3")["audio_vae"])
+    told["preprocessing"] = {"mel": {"n_mel_channels": 32}}
+    assert AudioVAEConfig.from_json(told).mel_bins == 32
+    needed["mel_bins"] = 16  # which counts first
+    assert AudioVAEConfig.from_json(told).mel_bins == 16
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("changes", [{}, SHALLOW, {"ch_mult": [1, 2, 2], "num_res_blocks": 1}])
 @pytest.mark.parametrize("part, shape", [("encoder", (2, 2, 22, 64)), ("decoder", (2, 2, 6, 16))])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from agreement import compare
 
-from ltx2_core.audio_vae import VocoderConfig, make_vocoder, resample, vocoder
+from ltx2_core.audio_vae import VocoderConfig, lines, make_vocoder, resample, vocoder
 from ltx2_core.audio_vae.vocoder import AntiAliasedSnake, half_band, vocode_chunked
 from ltx2_core.checkpoint.keys.vocoder import VOCODER
 from ltx2_core.errors import CheckpointError, SettingError
@@ -42,6 +42,11 @@ def formula_vocoder(version: str, narrow: bool = False):
     unwanted, gain = ([UNWANTED], 0.6) if version == "2.3" else ([], 1.5)
     formula.fill(vocoder, lambda name: VOCODER.official(name).removeprefix("vocoder."), unwanted, gain)
     return vocoder
+
+
+def test_what_a_config_leaves_out_is_as_in_2_0():
+    needed = {"resblock": "1", "stereo": True}
+    assert VocoderConfig.from_json(needed) == VocoderConfig.from_json(golden.config("2.0")["vocoder"])
 
 
 @torch.inference_mode()
@@ -122,9 +127,12 @@ def test_half_precision_frames_make_a_float32_waveform(version):
 
 @torch.inference_mode()
 def test_a_loud_waveform_is_held_to_full_scale():
-    vocoder = formula_vocoder("2.3")
+    """What the extension hears is, too; what it adds is not, by itself."""
+    vocoder, mel = formula_vocoder("2.3"), formula.signal(1, 2, 3, 64)
     vocoder.high.conv_post.weight *= 100
-    assert vocoder(formula.signal(1, 2, 3, 64)).abs().max() == 1
+    vocoder.low.conv_post.weight *= 100
+    low = vocoder.low(mel)
+    assert low.abs().max() == vocoder(mel).abs().max() == 1 < vocoder.high(vocoder.mel(low)).abs().max()
 
 
 @torch.no_grad()
@@ -242,6 +250,24 @@ def test_pieces_need_the_memory_of_one(version):
         peaks = [cost(lambda n=n: vocode_chunked(vocoder, torch.empty(1, 2, n, 64))).peak for n in (1500, 3000)]
     waveform = 1500 * vocoder.sample_rate // 100 * 2 * 4
     assert peaks[1] <= peaks[0] + 2 * waveform
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_no_line_is_longer_than_a_device_makes(monkeypatch, version):
+    """Apple's GPUs refuse results of more than 65,536 numbers, which three seconds of sound have."""
+    vocoder, mel, convolve, made = precise(version), torch.randn(1, 2, 4, 64), F.conv1d, []
+    expected = vocoder(mel)
+
+    def watch(x, *arguments, **more):
+        made.append(convolve(x, *arguments, **more))
+        return made[-1]
+
+    monkeypatch.setitem(lines.LONGEST, "cpu", 100)
+    monkeypatch.setattr(F, "conv1d", watch)
+    found = vocoder(mel)
+    assert max(each.shape[-1] for each in made) == 100 and found.shape[-1] > 900
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 def test_pieces_can_be_stopped_and_must_not_be_empty():

@@ -20,11 +20,11 @@ from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.folders import files_of
 from ltx2_core.checkpoint.keys import Keys, same
-from ltx2_core.checkpoint.loading import assign_tensors, check_numbers, holds_numbers
+from ltx2_core.checkpoint.loading import assign_tensors, check_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, stated_version
 from ltx2_core.disk_cache import stamps
-from ltx2_core.errors import LTX2Error
+from ltx2_core.errors import LTX2Error, holds_numbers
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
 from ltx2_core.video_vae import VideoVAEConfig
@@ -68,6 +68,12 @@ def test_a_release_is_recognised_without_metadata(version):
     for kind in ("transformer_text", "vocoder", "video_vae"):
         assert version in possible_versions(golden.key_list(kind, version))
     assert known_config(version, everything)["transformer"]["num_layers"] == 48
+
+
+def test_a_diffusion_decoder_alone_is_of_2_5():
+    bare = {key: shape for key, shape in golden.shapes("video_vae_2.5_split_diffusion").items() if "decoder." in key}
+    for prefix in ("", "vae."):
+        assert possible_versions({f"{prefix}{key}": shape for key, shape in bare.items()}) == ("2.5",)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -357,7 +363,7 @@ def test_a_component_takes_the_variant_that_knows_most_of_a_file():
     assert component.find(["other.weight"]) is None
     assert component.claims("vae.noise.weight") and not component.claims("other.weight")
     assert component.variant_for({"kind": "new"}) is new
-    assert new.official("shift.weight_scale") == "vae.shift.weight_scale"
+    assert new.keys.official("shift.weight_scale") == "vae.shift.weight_scale"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

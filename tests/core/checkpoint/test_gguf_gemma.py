@@ -33,6 +33,22 @@ def test_gemma_gives_the_hidden_states_of_its_folder(tmp_path, type, limit):
         assert (found[rows] - wanted[rows]).norm() <= limit * wanted[rows].norm()
 
 
+def test_positions_are_scaled_as_the_file_says_and_not_where_it_says_nothing(tmp_path):
+    """As llama.cpp reads it: the 1B model, which may enhance prompts, scales none."""
+    for stated, factor in (({"gemma3.rope.scaling.factor": 4.0}, 4), ({"gemma3.rope.scaling.factor": None}, 1)):
+        fields, tensors = gemma(GEMMA, "F32")
+        path = write(tmp_path / "g.gguf", {k: v for k, v in (fields | stated).items() if v is not None}, tensors)
+        assert open_text_encoder(path).config.rope_factor == factor
+
+
+def test_an_output_layer_of_its_own_is_known_and_not_read(tmp_path):
+    fields, tensors = gemma(GEMMA, "F32")
+    files = open_text_encoder(
+        write(tmp_path / "g.gguf", fields, tensors | {"output.weight": tensors["token_embd.weight"]})
+    )
+    assert files.names.keys() == open_text_encoder(GEMMA).names.keys()
+
+
 def test_the_table_of_words_stays_as_it_is_stored(tmp_path):
     files = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0")))
     encoder = build_text_encoder(files)

@@ -71,7 +71,7 @@ def written_by_the_package(path, files, type, config):
     writer.add_token_merges(words["merges"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA4, config.layers)
     for ours, key in files.names.items():
-        name, tensor = names.get_name(ours, try_suffixes=(".weight",)), files.whole.get(key).float()
+        name, tensor = names.get_name(ours, try_suffixes=(".weight",)), files.file.get(key).float()
         name = name if name.endswith(".weight") else f"{name}.weight"
         if tensor.ndim == 2:
             stored = gguf.quants.quantize(tensor.numpy(), quantization)
@@ -129,7 +129,7 @@ def test_a_clip_of_2_5_with_a_converted_encoder_and_its_projection(tmp_path, tin
     save_file(
         load_file(single) | projection,
         with_it,
-        {"gemma_config": open_text_encoder(single).whole.metadata["gemma_config"]},
+        {"gemma_config": open_text_encoder(single).file.metadata["gemma_config"]},
     )
     convert(with_it, tmp_path / "gemma.gguf", "q8_0", keep=())
     found = open_text_encoder(tmp_path / "gemma.gguf")
@@ -150,7 +150,7 @@ def test_a_clip_of_2_5_with_a_converted_encoder_and_its_projection(tmp_path, tin
 )
 def test_sizes_that_cannot_be(tmp_path, gemma, change, said):
     fields = gemma4_fields(gemma.config.to_json()) | change
-    tensors = {LLAMA_CPP.official(ours): packed(gemma.whole.get(key), "F32") for ours, key in gemma.names.items()}
+    tensors = {LLAMA_CPP.official(ours): packed(gemma.file.get(key), "F32") for ours, key in gemma.names.items()}
     with pytest.raises(CheckpointError, match=said):
         _ = open_text_encoder(write(tmp_path / "g.gguf", fields, tensors)).config
 
@@ -166,6 +166,6 @@ def test_sizes_that_cannot_be(tmp_path, gemma, change, said):
 def test_words_that_do_not_go_together(tmp_path, gemma, change, said):
     words = {name: value for name, value in (vocabulary(gemma) | change).items() if value is not None}
     fields = gemma4_fields(gemma.config.to_json()) | {f"tokenizer.ggml.{name}": value for name, value in words.items()}
-    tensors = {LLAMA_CPP.official(ours): packed(gemma.whole.get(key), "F32") for ours, key in gemma.names.items()}
+    tensors = {LLAMA_CPP.official(ours): packed(gemma.file.get(key), "F32") for ours, key in gemma.names.items()}
     with pytest.raises(CheckpointError, match=said):
         open_text_encoder(write(tmp_path / "g.gguf", fields, tensors)).tokenizer()

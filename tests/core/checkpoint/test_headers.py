@@ -65,6 +65,11 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
         build(open_models(path), "transformer")
 
 
+def test_a_config_of_null_is_none(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors", {"config": "null"})
+    assert TensorFile(tmp_path / "x.safetensors").config == {}
+
+
 def test_a_config_without_a_section_that_is_known_is_named_as_the_cause(whole, tmp_path):
     stated = json.loads(TensorFile(whole.checkpoint).metadata["config"])
     path = tmp_path / "x.safetensors"

@@ -14,6 +14,7 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.checkpoint.upscaler import find_upscaler
+from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.conditioning import State
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.state import apply_conditions
@@ -190,10 +191,18 @@ def test_the_official_files_beside_it_are_known_by_their_names(parts, tmp_path):
     assert find_upscaler(models, 2, sorted(tmp_path.glob("*.safetensors"))).config.enlarges
 
 
-def test_given_pictures_are_compressed_less_than_for_2_3(parts, tiny_files):
+def test_pictures_are_compressed_as_for_the_version_that_the_video_vae_states(parts, tiny_files, tmp_path):
+    """Officially that of its file alone; one that states none goes with the transformer."""
+    transformer, encoder, video, audio = parts
+    of_vae = {}
+    for stated in ({}, {"model_version": "2.3.0"}):
+        save_file(load_file(video), path := tmp_path / f"vae-{len(stated)}.safetensors", stated)
+        of_vae[len(stated)] = [transformer, encoder, path, audio]
     crf = [EngineEncoders(LocalEngine(open_models(files), Resources(device="cpu"))).crf
-           for files in (parts, tiny_files("2.3")[0])]  # fmt: skip
-    assert crf == [18, 33]
+           for files in (parts, of_vae[0], of_vae[1], tiny_files("2.3")[0])]  # fmt: skip
+    assert crf == [18, 18, 33, 33]
+    assert open_models(tiny_files("2.3")[0], video_vae=video).image_crf == 18
+    assert open_models(of_vae[0]).config["vae"] == VERSIONS["2.5"].config["vae"]  # though the transformer says null
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from shutil import copy
 from types import SimpleNamespace
 
 import pytest
@@ -71,6 +72,17 @@ def test_tiny_and_inspect(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "tiny")]) == 0
     said = capsys.readouterr().out
     assert "tiny: LTX-2.0" in said and "\n  text_encoder " in said and said.endswith("needs: nothing else\n")
+
+
+def test_a_pattern_that_no_shell_has_read_stands_for_its_files(tmp_path, capsys):
+    """Those of Windows leave patterns to programs."""
+    for name in ("a.safetensors", "b.safetensors", "[x].safetensors", "x.safetensors"):
+        copy(LORA, tmp_path / name)
+    assert main(["inspect", str(tmp_path / "?.safetensors"), str(tmp_path / "[x].safetensors")]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ".safetensors:" in line] == [
+        "a.safetensors", "b.safetensors", "x.safetensors", "[x].safetensors"
+    ]  # fmt: skip
+    assert main(["inspect", str(tmp_path / "*.mp4")]) == 2 and "*.mp4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["inspect", "check"])

@@ -81,6 +81,13 @@ def begun(shape=SHAPE):
 # Keyframes
 
 
+def test_appended_tokens_begin_as_nothing_below_the_noise():
+    """Where they are kept in part, at less than pure noise; ltx-core 1.0.0 began with the tokens themselves."""
+    state = State.of(torch.zeros(1, 8, 1, 1, 1), FPS)
+    state = state.append(torch.full((1, 8, 1, 1, 1), 2.0), state.positions, 0.5)
+    assert state.noised(torch.full((1, 2, 8), 4.0), 0.25)[0, :, 0].tolist() == [1.0, 1.5]
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.8, 0.0])
 def test_a_first_frame_agrees(strength):
     items = pytest.importorskip("ltx_core.conditioning")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from ltx2_core.checkpoint.versions import VERSIONS
@@ -33,6 +34,14 @@ def test_a_picture_covers_the_clip_and_is_cropped_at_its_centre(size):
         expected = torch.arange(new) + 0.5 + (old * scale - new) / 2
         inside = slice(8, -8)  # at its border a picture has no neighbour to mix with
         assert (places - expected)[inside].abs().max() < 1, "at most the rounding of size and offset away"
+
+
+def test_sizes_are_rounded_up_and_nothing_smooths_what_becomes_smaller():
+    """50 x 70 becomes 68.57 x 96, so 69 rows, of which two are cut off above; 200 x 280 is read at two places each."""
+    for height, width in ((50, 70), (200, 280)):
+        picture = torch.rand(1, height, width, 3)
+        expected = F.interpolate(picture.movedim(-1, 1), (69, 96), mode="bilinear")[0, :, 2:66] * 2 - 1
+        assert_close(fit(picture, 96, 64)[0, :, 0], expected)
 
 
 def test_an_odd_rest_is_cut_off_at_the_end():

@@ -196,6 +196,13 @@ def test_rms_norm_is_that_of_torch(dtype):
     assert relative_error(norm(x), F.rms_norm(x, (64,), norm.weight, 1e-3)) < tolerance
 
 
+def test_norms_add_a_millionth_where_nothing_else_is_said():
+    """As connectors and the diffusion decoder need it; in inputs of usual size it hardly shows."""
+    assert rms_norm(torch.full((2, 4), 1e-3)).tolist() == [[pytest.approx(0.5**0.5)] * 4] * 2
+    attention = Attention(8, 2, 4)
+    assert RMSNorm(4).eps == attention.q_norm.eps == attention.k_norm.eps == 1e-6
+
+
 @pytest.mark.parametrize("unit, passes, more", [("block", 1, 1), ("block", 3, 3), ("part", 1, 0), ("part", 3, 2)])
 @pytest.mark.slow
 def test_streaming_holds_on_to_what_would_be_run_again(unit, passes, more):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from fake_card import fake_card
 from torch.testing import assert_close
 
 from ltx2_core.layers.kernels import convolution
@@ -14,6 +16,7 @@ from ltx2_core.layers.kernels import convolution
         ((1, 12, 4, 5, 6), (3, 3, 3), (0, 0, 0)),
         ((2, 12, 3, 4, 5), (3, 3, 3), (0, 1, 1)),
         ((3, 12, 4, 5), (3, 3), (1, 1)),
+        ((2, 12, 4, 4, 5), (3, 3, 3), (1, 1, 1)),
     ],
 )
 @torch.no_grad()
@@ -26,6 +29,8 @@ def test_a_product_is_the_convolution(monkeypatch, shape, taps, padding, columns
         expected = convolution.convolve_plainly(x, weight, given, padding)
         assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert found.is_contiguous()
+        if x.ndim == 5:
+            assert_close(convolution.convolve_by_frame(x, weight, given, padding), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -64,3 +69,20 @@ def test_a_small_clip_is_convolved_by_the_kernel_that_is_found(monkeypatch):
         convolution.convolve(x, weight.requires_grad_(), bias, (0, 1, 1))
     convolution.convolve(x.to("meta"), weight.detach().to("meta"), bias.to("meta"), (0, 1, 1))
     assert len(seen) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_card_without_cudnn_lays_out_one_frame_at_a_time(monkeypatch, enabled):
+    """As on AMD's cards in ComfyUI, which turns MIOpen off: else it would be 27 times the clip."""
+    seen, convolve_picture = [], F.conv2d
+
+    def watch(x, *arguments, **more):
+        seen.append(tuple(x.shape))
+        return convolve_picture(x, *arguments, **more)
+
+    monkeypatch.setattr(F, "conv2d", watch)
+    with fake_card(), torch.backends.cudnn.flags(enabled=enabled):
+        x, weight = (torch.ones(shape, device="cuda") for shape in ((1, 2, 6, 5, 5), (4, 2, 3, 3, 3)))
+        found = convolution.convolve(x, weight, None, (0, 1, 1))
+    assert found.shape == (1, 4, 4, 5, 5) and seen == ([] if enabled else [(1, 6, 5, 5)] * 4)

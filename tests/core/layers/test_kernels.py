@@ -392,6 +392,15 @@ def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
     assert not [*suits], "cuDNN was not asked"
 
 
+@pytest.mark.parametrize("hip, fast", [(None, ["FlashAttention 4", "FlashAttention 3", "cuDNN"]), ("7.2", [])])
+def test_attention_of_hopper_is_not_asked_of_a_card_with_the_same_number(monkeypatch, hip, fast):
+    """An MI300 of AMD calls itself 9.4: the log said that cuDNN attends, which it has not."""
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 4))
+    of_cards = [kernel for kernel in attention.EXACT.kernels if "cuda" in kernel.devices]
+    assert [kernel.name for kernel in of_cards if kernel.is_fast()] == fast
+
+
 def test_sparse_attention_is_that_of_large_clips_in_late_steps(monkeypatch):
     monkeypatch.setitem(attention.INEXACT, "sparse", attention_of(scaled_by(1.01), tolerance=0.1))
     monkeypatch.setattr(attention, "LEAST_SPARSE", QKV[0].shape[-2])

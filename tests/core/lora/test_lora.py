@@ -20,9 +20,11 @@ from ltx2_core.lora import Strengths, compare, open_lora
 from ltx2_core.lora.names import STREAMS, find_parameter
 from ltx2_core.lora.parse import read_lora
 from ltx2_core.lora.report import compare_with_release
+from ltx2_core.lora.stack import reference_scale
 
 VERSIONS = ("2.0", "2.3")
 PREFIX = "model.diffusion_model."
+_WISHES = "reference_downscale_factor", "reference_temporal_scale_factor"
 
 
 def tensors(version: str) -> dict[str, tuple[int, ...]]:
@@ -181,6 +183,9 @@ def test_factors_of_an_ic_lora():
     assert (half.downscale, half.temporal_downscale, half.is_in_context) == (2, 4, True)
     assert "1/2 of the clip's width and height, one of 4 frames" in str(compare_with_release(half, "2.3"))
     assert read_lora(Header(shapes, reference_spatial_scale_factor="2")).downscale == 2
+    small, rare = (read_lora(Header(shapes, **{name: "8"})) for name in _WISHES)
+    for stack, wanted in (((), (1, 1)), ((small, half), (8, 4)), ((half, rare), (2, 8)), ((small, rare), (8, 8))):
+        assert reference_scale(tuple((lora, Strengths()) for lora in stack)) == wanted  # officially each by itself
     with pytest.raises(CheckpointError, match="reference_downscale_factor = 'half', which should be a whole number"):
         _ = read_lora(Header(shapes, reference_downscale_factor="half")).downscale
 

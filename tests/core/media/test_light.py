@@ -55,6 +55,9 @@ def pixels(*rows) -> torch.Tensor:
         (SRGB_LINEAR, LOGC3, (0, 0.18, 10), (0.092809, 0.391007, 0.816917)),
         (LOGC3, SRGB_LINEAR, (0.25, 0.5, 0.75), (0.0415196, 0.513383, 5.357164)),
         (LOGC3, SRGB_LINEAR, (0, 1, 0.570632), (0, 55.07956, 1)),
+        (SRGB_LINEAR, LOGC3, (0.005, 0.0105, 0.015), (0.1196473, 0.1491694, 0.1710445)),  # about where both pieces meet
+        (LOGC3, SRGB_LINEAR, (0.14, 0.149, 0.17), (0.0087917, 0.0104684, 0.0147637)),
+        (ACESCG, ACESCCT, (222, 300, 65504), (0.9996813, 1, 1)),
     ],
 )
 def test_light_becomes_the_official_codes_and_back(source, target, before, after):

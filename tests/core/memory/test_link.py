@@ -450,6 +450,7 @@ def test_what_carries_weights_to_which_device(monkeypatch):
     passed = []
     monkeypatch.setattr(link, "_passes_trial", lambda device: passed.append(device) or len(passed) < 2)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(link, "shares_ram", lambda device: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     kinds = [type(link.link_to(torch.device(name))) for name in ("cpu", "mps", "cuda", "cuda")]
     assert kinds == [link.InPlace, link.Plain, link.Streamed, link.Plain]

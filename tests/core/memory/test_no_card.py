@@ -28,7 +28,7 @@ from ltx2_core.settings import Request
 
 CPU = torch.device("cpu")
 WIDE = arrival_on(CPU, torch.float32)
-MACHINE = Machine("no card", memory=0, **dict.fromkeys(RATES, 1e9))
+MACHINE = Machine("no card", memory=0, **dict.fromkeys(RATES, 1e9), overlaps=False)
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "seed": 5, "cache": False, "device": "cpu"}
 
 
@@ -192,7 +192,8 @@ def test_a_refusal_says_when_torch_has_no_cuda(monkeypatch, cuda, hip, system, s
 
 def test_nothing_is_copied_ahead_where_copying_and_computing_take_turns():
     need = StageNeed("sampling", Weights(0, (100,) * 8), Cost(), runs=5)
-    one, ahead = (place(need, Room(MACHINE, need.work_bytes + 400, in_ram=in_ram)) for in_ram in (True, False))
+    machines = MACHINE, replace(MACHINE, overlaps=True)
+    one, ahead = (place(need, Room(machine, need.work_bytes + 400, in_ram=True)) for machine in machines)
     assert (one.slots, one.tiers.count(DEVICE)) == (1, 3) and ahead.slots > 1
     assert place(need, Room(MACHINE, need.work_bytes + 100, in_ram=True)).tiers.count(DEVICE) == 0
 

@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -194,8 +195,9 @@ class Watched(ReadAhead):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Everything that is read ahead, one for each stage that asks."""
+    """Everything that is read ahead, one for each stage that asks; cards have memory of their own."""
     Watched.seen = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(is_integrated=0))
     monkeypatch.setattr(prefetch, "ReadAhead", Watched)
     return Watched.seen
 
@@ -257,9 +259,10 @@ def test_what_is_built_is_not_read_again_and_files_may_lack_a_network(seen, tiny
         assert len(seen) == 1  # all is there
 
 
-def test_what_runs_in_ram_itself_has_its_bytes_first(seen, tiny_blueprint):
-    placement = placed(DEVICE, nbytes=GIB)
-    for kind, reads in (("cuda", True), ("cpu", False), ("mps", False)):
+def test_what_runs_in_ram_itself_has_its_bytes_first(seen, tiny_blueprint, monkeypatch):
+    placement, integrated = placed(DEVICE, nbytes=GIB), SimpleNamespace(is_integrated=1)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: integrated)
+    for kind, reads in (("cuda", True), ("cpu", False), ("mps", False), ("xpu", False)):
         with prefetch.reading_ahead(Owner(tiny_blueprint[1], kind), ReadPrompts(1), None, placement, set()):
             assert bool(seen[-1].nbytes) == reads, kind
 

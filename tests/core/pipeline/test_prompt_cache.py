@@ -16,8 +16,9 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.kept_files import open_kept
 from ltx2_core.checkpoint.prompt_cache import prompt_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
-from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
+from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint
 from ltx2_core.errors import UnreadableFileError
+from ltx2_core.errors.atomic import write_atomically
 from ltx2_core.pipeline.encode_text import EncodeText, contexts_cache
 from ltx2_core.pipeline.engines import local as stages
 from ltx2_core.pipeline.engines import prepare
@@ -209,17 +210,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [path.read_bytes() for path in target.parent.iterdir()] == [b"first"]
     with pytest.raises(UnreadableFileError, match=r"numbers\.json.* cannot be written: "):
         write_atomically(target / "inside a file", b"")
-
-
-def test_what_a_killed_program_left_of_a_file_goes_when_it_is_written_again(tmp_path):
-    target = tmp_path / "x [1].json"
-    old, new, other = (tmp_path / f"{name}.{32 * '0'}.partial" for name in (target.name, "x [1].json.1", "y.json"))
-    for path in (old, new, other):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    os.utime(other, (0, 0))
-    write_atomically(target, b"whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([target.name, new.name, other.name])
 
 
 def test_a_cache_that_may_only_be_read_is_used(tmp_path, monkeypatch, caplog):

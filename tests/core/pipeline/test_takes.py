@@ -230,12 +230,12 @@ def test_a_file_that_is_whole_but_says_what_cannot_be_is_refused(tmp_path, take)
 
 
 def test_a_name_stays_below_the_output_folder():
-    assert check_output_name("filename_prefix", "a/b") == check_output_name("filename_prefix", "a\\b") == "a/b"
-    assert check_output_name("filename_prefix", name := "a\u00a0b \U0001f468\u200d\U0001f469") == name
-    assert check_output_name("filename_prefix", "a//b/") == "a/b"  # or ComfyUI would number none of them
+    assert check_output_name("a/b") == check_output_name("a\\b") == "a/b"
+    assert check_output_name(name := "a\u00a0b \U0001f468\u200d\U0001f469") == name
+    assert check_output_name("a//b/") == "a/b"  # or ComfyUI would number none of them
     for name in ("../a", "/a", "C:\\a", "", "  ", "a/ "):
         with pytest.raises(SettingError, match="filename_prefix"):
-            check_output_name("filename_prefix", name)
+            check_output_name(name)
 
 
 def test_a_take_says_what_it_is():

@@ -17,6 +17,7 @@ from ltx2_core.quantization import (
     FORMATS,
     Format,
     StoredWeight,
+    check_library,
     expand_weight,
     find_format,
     format_of,
@@ -173,3 +174,20 @@ def test_nobody_else_knows_a_format():
     files = [path for folder in (root, root.parent / "nodes") for path in folder.rglob("*.py")]
     outside = [path for path in files if path.relative_to(root.parent).parts[1] != "quantization"]
     assert len(outside) > 200 and [path.name for path in outside if told.search(path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("beside", "found"),
+    [
+        (("qweight", "qzeros", "scales", "g_idx"), "GPTQ or AWQ"),
+        (("qweight", "wscales", "proj_down", "proj_up"), "SVDQuant"),
+        (("weight_packed", "weight_scale", "weight_shape"), "compressed-tensors"),
+        (("weight._data._data", "weight._data._scale"), "quanto int4"),
+        (("_weight_qdata", "_weight_act_pre_scale"), "torchao with more"),
+        (("W_q", "meta"), "HQQ"),
+        (("weight", "svd_up", "scale"), "SDNQ"),
+    ],
+)
+def test_what_a_library_stores_instead_of_a_weight_is_told_by_names_alone(beside, found):
+    with pytest.raises(CheckpointError, match=rf"blocks\.0\.q\.\w+ is stored as {found}"):
+        check_library([f"blocks.0.q.{name}" for name in beside])

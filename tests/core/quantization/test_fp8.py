@@ -22,7 +22,16 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.engines import prepare
-from ltx2_core.quantization import CASTS, KEPT_WORDS, cast, castable, fp8, install_quantized_layers, kept_names
+from ltx2_core.quantization import (
+    CASTS,
+    KEPT_WORDS,
+    cast,
+    castable,
+    fp8,
+    install_quantized_layers,
+    kept_names,
+    wants_exact_products,
+)
 from ltx2_core.quantization.fp8 import Fp8Linear
 
 
@@ -183,13 +192,19 @@ def test_a_file_as_it_is(models, tmp_path, layout, input_scale, exact, kind):
     assert all(torch.equal(a, b) for a, b in zip(network(*given), expected(*given)))
 
 
+@pytest.mark.parametrize("name", ["input_scale", "scale_input"])
 @pytest.mark.parametrize(("stated", "measured"), [(0.02, True), (1, False), (0, False), (-2, False), (math.nan, False)])
-def test_a_scale_of_inputs_that_nobody_measured_does_not_count(stated, measured):
+def test_a_scale_of_inputs_that_nobody_measured_does_not_count(stated, measured, name):
     weight, scale = torch.ones(32, 32).to(torch.float8_e4m3fn), torch.tensor(0.5)
-    state = {"0.weight": weight, "0.weight_scale": scale, "0.input_scale": torch.tensor(float(stated))}
+    state = {"0.weight": weight, "0.weight_scale": scale, f"0.{name}": torch.tensor(float(stated))}
     network = nn.Sequential(nn.Linear(32, 32, bias=False))
     install_quantized_layers(network, state, torch.float32)
     assert (network[0].input_scale is not None) == measured
+
+
+def test_two_elements_of_an_old_marker_alone_forbid_to_round_inputs():
+    shapes = (), (0,), (1,), (2,)
+    assert [wants_exact_products({"model.scaled_fp8": shape}) for shape in shapes] == [False, False, False, True]
 
 
 # ------------------------------------------------------------------------------------------------- cast while loading

@@ -14,10 +14,12 @@ from ltx2_core.quantization import (
     expand_weight,
     find_format,
     install_quantized_layers,
+    nibbles,
     respell,
     stored_weights,
 )
 from ltx2_core.quantization.block_scales import scales_of_rows
+from ltx2_core.quantization.gguf_blocks import expand_blocks
 from ltx2_core.quantization.rotation import rotate
 
 
@@ -84,6 +86,33 @@ def test_mxfp8_with_a_scale_for_cards_without_blocks():
     marker = torch.tensor(list(b'{"format": "hybrid_mxfp8"}'), dtype=torch.uint8)
     hybrid = state | {"q.comfy_quant": marker, "q.weight_scalar": torch.tensor(0.25)}
     assert torch.equal(*(expand_stored(stored_weights(each)["q.weight"]) for each in (state, hybrid)))
+
+
+def test_what_inputs_are_multiplied_by_before_nvfp4_is_a_scale_of_columns():
+    state, by = file_of("nvfp4_16x64"), torch.rand(64) + 0.5
+    plain, smooth = (stored_weights(each)["q.weight"] for each in (state, state | {"q.pre_quant_scale": by}))
+    format, rows = FORMATS["nvfp4"], torch.tensor([9, 0, 9])
+    expected = format.dequantize(plain, (16, 64), torch.float32) * by
+    torch.testing.assert_close(format.dequantize(smooth, (16, 64), torch.float32), expected)
+    torch.testing.assert_close(format.expand_picked(smooth, (16, 64), rows), expected[rows])
+    assert [format.can_multiply(each, (16, 64)) for each in (plain, smooth)] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["w4a8_codebook_g16_r256", "w6a8_uniform_g16_r256"])
+def test_w4a8_may_have_its_bytes_and_its_scales_as_other_kinds_of_numbers(name):
+    state = file_of(name)
+    expected, scale = expand_stored(stored_weights(state)["q.weight"]), state["q.weight_s_rel"]
+    for more in (
+        {"q.weight": state["q.weight"].view(torch.uint8)},
+        {"q.weight_s_rel": scale.view(torch.uint8)},
+        {"q.weight_s_rel": scale.float()},
+    ):
+        assert torch.equal(expand_stored(stored_weights(state | more)["q.weight"]), expected)
+        with torch.device("meta"):
+            network = nn.ModuleDict({"q": nn.Linear(*expected.shape[::-1], bias=False)})
+        install_quantized_layers(network, given := state | more)
+        network.load_state_dict(given, assign=True)
+        assert torch.equal(expand_weight(network["q"], torch.bfloat16), expected)
 
 
 def test_the_scales_of_the_scales_of_four_bits_are_those_of_256_blocks():
@@ -220,6 +249,7 @@ def test_a_damaged_int8_weight_is_refused(change, found):
         ("w4a8_codebook_g16_r256", {"q.weight_s_channel": None}, (4, 256), "marked as asym_w4a8_int8, but is"),
         ("convrot_w4a4_r256", {"q.weight_scale": torch.full((4,), math.inf)}, (4, 256), "holds NaN or infinite"),
         ("bnb_int8", {"q.SCB": torch.zeros(4)}, (4, 64), r"q\.SCB is zero"),
+        ("bnb_int8", {"q.weight_format": torch.tensor(1).byte()}, (4, 64), "int8 in the order of a card"),
         ("fp8_scaled_e4m3", {"q.weight_scale": torch.ones(2)}, (4, 16), r"with float32 scales of shape \(2,\)"),
         ("fp8_scaled_e4m3", {"q.weight_scale": torch.ones(3, 5)}, (4, 16), r"with float32 scales of shape \(3, 5\)"),
     ],
@@ -238,6 +268,21 @@ def refuse(state: dict, shape: tuple[int, int], found: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_bytes_become_the_same_scales_where_there_is_no_float8(monkeypatch):
+    """On Apple's GPUs, where NVFP4 of GGUF files, and scales of other files that are plain bytes, could not be read."""
+    scales = torch.arange(256, dtype=torch.uint8)
+    expected = nibbles.as_e4m3(scales)
+    monkeypatch.setattr(nibbles, "_WITHOUT_FLOAT8", ("cpu",))
+    found = nibbles.as_e4m3(scales)
+    assert expected.dtype == torch.float8_e4m3fn and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=0, equal_nan=True)
+    block = torch.randint(0, 120, (2, 36), dtype=torch.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(nibbles, "_WITHOUT_FLOAT8", ())
+        numbers = expand_blocks("NVFP4", block)
+    assert torch.equal(expand_blocks("NVFP4", block), numbers)
+
+
 def test_nvfp4_with_the_first_number_in_the_lower_half():
     """As another engine writes it, with the reciprocal of the scale of all, and scales of blocks as plain bytes."""
     state = file_of("nvfp4_16x64")
@@ -249,6 +294,7 @@ def test_nvfp4_with_the_first_number_in_the_lower_half():
     install_quantized_layers(network, given := dict(state))
     network.load_state_dict(given, assign=True)
     torch.testing.assert_close(expand_weight(network["q"], torch.float32), expected, rtol=1e-6, atol=0)
+    assert not FORMATS["nvfp4"].can_multiply(stored_weights(state)["q.weight"], (16, 64))
     refuse(state | {"q.input_global_scale": torch.ones(())}, (16, 64), "nvfp4 whose scales are folded into alpha")
 
 

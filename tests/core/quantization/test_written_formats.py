@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from written import WRITERS, as_bytes, rewrite
 
 from ltx2_core import generate, open_models, quantization
+from ltx2_core.checkpoint import TensorFile
 from ltx2_core.checkpoint.build import build
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.cli.inspect import inspect
@@ -24,7 +25,7 @@ from ltx2_core.lora import LoraAdapter, Strengths, fold_loras, open_lora
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.arrival import arrival_on
 from ltx2_core.pipeline.engines.prepare import changes_of
-from ltx2_core.pipeline.needs.blueprint import blueprint_of
+from ltx2_core.pipeline.needs.blueprint import Blueprint
 from ltx2_core.quantization import (
     QuantizedLinear,
     expand_weight,
@@ -94,7 +95,7 @@ def test_a_transformer_computes_as_its_expanded_self(written, name):
 def test_a_plan_counts_the_bytes_of_the_file(written, name):
     models = open_models(written(name)[0])
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
-    blueprint = blueprint_of(models, None, dtypes)
+    blueprint = Blueprint.of_files(models, None, dtypes)
     planned, built = blueprint.network("transformer"), build(models, "transformer", torch.bfloat16)
     layout = {key: (tensor.shape, tensor.dtype) for key, tensor in built.state_dict().items()}
     assert layout == {key: (tensor.shape, tensor.dtype) for key, tensor in planned.state_dict().items()}
@@ -241,6 +242,17 @@ def test_markers_in_the_metadata(tmp_path, prefix, bare):
     found, expected = (build(open_models(path), "transformer", torch.float32)(*streams()) for path in (listed, beside))
     assert len(layers) > 20 and all(torch.equal(a, b) for a, b in zip(found, expected))
     assert open_models(listed).files[0].nbytes == sum(tensor.nbytes for tensor in state.values())
+
+
+@pytest.mark.parametrize("in_file", ["model.diffusion_model.", ""])
+@pytest.mark.parametrize("listed", ["model.diffusion_model.", ""])
+def test_a_layer_of_the_metadata_is_known_by_either_name_and_its_own_marker_counts_first(tmp_path, in_file, listed):
+    path, key = tmp_path / "x.safetensors", f"{in_file}q.weight"
+    state = {key: torch.ones(4, 256).char(), f"{key}_scale": torch.ones(4, 1)}
+    for named, beside in (("int8_tensorwise", {}), ("nvfp4", {f"{in_file}q.comfy_quant": "int8_tensorwise"})):
+        marker = {name: as_bytes(format=format) for name, format in beside.items()}
+        save_file(state | marker, path, {"_quantization_metadata": json.dumps({"layers": {f"{listed}q": named}})})
+        assert TensorFile(path).format(key).name == "int8"
 
 
 def test_metadata_that_cannot_be_read_is_refused(tmp_path):

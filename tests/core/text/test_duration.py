@@ -65,7 +65,7 @@ def test_every_key_of_the_file_has_its_place():
     own = {name: tuple(value.shape) for name, value in head.state_dict().items()}
     assert {DURATION_HEAD.ours(key, "duration_head."): shape for key, shape in listed.items()} == own
     assert sum(map(math.prod, own.values())) == 1_903_361 and len(own) == 15
-    assert DurationHeadConfig.from_shapes(own, {}) == DurationHeadConfig()
+    assert DurationHeadConfig.from_shapes(own, {}) == DurationHeadConfig(heads=4)
 
 
 def test_seconds_become_frames():

@@ -165,7 +165,7 @@ def test_weights_stay_in_the_file(tmp_path):
     files = open_text_encoder(TOKENIZER)
     encoder = build_text_encoder(files)
     for ours, key in files.names.items():
-        assert encoder.get_parameter(ours).data_ptr() == files.whole.get(key).data_ptr()
+        assert encoder.get_parameter(ours).data_ptr() == files.file.get(key).data_ptr()
     assert encoder.model.embed_tokens.weight.dtype == torch.bfloat16
 
 
@@ -202,6 +202,10 @@ def test_the_full_size_is_that_of_gemma_12b():
     assert GemmaConfig.from_shapes(shapes) == GemmaConfig()
     assert {GEMMA.ours(GEMMA.official(name), HF): shapes[name] for name in shapes} == shapes
     assert [i for i in range(48) if encoder.config.is_full(i)] == [5, 11, 17, 23, 29, 35, 41, 47]
+    unseen = encoder.config  # what no shape shows
+    assert (unseen.window, unseen.eps, unseen.attention_scalar) == (1024, 1e-6, 256)
+    near, far = (unseen.frequencies(full)[1].item() for full in (False, True))
+    assert (near, far) == (pytest.approx(1e4 ** (-2 / 256)), pytest.approx(1e6 ** (-2 / 256) / 8))
 
 
 def test_configs_of_older_and_newer_transformers_say_the_same():

@@ -68,6 +68,11 @@ def test_every_key_of_the_packed_file_has_its_place():
     assert len(listed) == 686 and names == own
     assert sum(map(math.prod, own.values())) == 11_907_350_320
     assert Gemma4Config.from_shapes(own) == Gemma4Config()
+    unseen = encoder.config  # what no shape shows
+    assert (unseen.window, unseen.eps) == (1024, 1e-6) and unseen.frequencies(False).count_nonzero() == 128
+    near, far = unseen.frequencies(False), unseen.frequencies(True)
+    assert near[1].item() == pytest.approx(0.93057203) and far[1].item() == pytest.approx(0.94746351)
+    assert (len(far), far.count_nonzero(), far[63:65].count_nonzero()) == (256, 64, 1)
     rest = {key for key in listed if not GEMMA4.knows(key, "model.")}
     assert all(key.startswith(kind.ignored) for key in rest)
     projected = [shape for key, shape in listed.items() if key.startswith("text_embedding_projection.")]
@@ -121,11 +126,16 @@ def test_both_layouts_read_alike(files, tmp_path):
     assert same(whole, read(folder)) and len(whole) == 3
     tensors = load_file(packed)
     renamed = {key.replace("model.", "model.language_model.", 1): value for key, value in tensors.items()}
-    more = {"model.vision_embedder.patch_dense.weight": torch.zeros(4), "model.embed_audio.x.weight": torch.zeros(4),
-            "hf_asset__tokenizer_config.json": torch.zeros(4, dtype=torch.uint8)}  # fmt: skip
+    towers = ("vision_embedder.patch_dense", "embed_vision.embedding_projection", "embed_audio.embedding_projection")
+    more = {f"model.{name}.weight": torch.zeros(4) for name in towers}
+    more["hf_asset__tokenizer_config.json"] = torch.zeros(4, dtype=torch.uint8)
     renamed["tokenizer_json"] = tensors["tokenizer_json"].view(torch.int8)
-    save_file(renamed | more, tmp_path / "packed.safetensors", TensorFile(packed).metadata)
-    assert same(whole, read(tmp_path / "packed.safetensors"))
+    header, path = TensorFile(packed).metadata, tmp_path / "packed.safetensors"
+    save_file(
+        renamed | more, path, header | {"gemma_config": header["gemma_config"].replace("gemma4", "gemma4_unified")}
+    )
+    assert '"model_type": "gemma4_unified"' in TensorFile(path).metadata["gemma_config"], "as the published file says"
+    assert same(whole, read(path))
 
 
 def test_sizes_are_those_of_the_header_else_of_the_tensors(files, tmp_path):

@@ -114,8 +114,6 @@ def test_features(version):
     for stream, a, b in zip(("video", "audio"), found, theirs(states, mask)):
         compare(f"text features {version} ({stream})", a, b)
     assert (found[0] is found[1]) == (version == "2.0")
-    stacked = ours(torch.stack(states, dim=-1), mask)
-    assert all(torch.equal(a, b) for a, b in zip(found, stacked))
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
@@ -271,11 +269,31 @@ def test_rotary_positions_of_the_full_size():
     assert cos[1, :3].tolist() == pytest.approx([0.0007670, -0.0067865, -0.0143760], abs=1e-7)
 
 
+def test_what_is_added_before_states_are_divided():
+    """A millionth, to the mean square of a token and to the range of a prompt."""
+    token = normalise_tokens(torch.full((1, 1, 4, 2), 1e-3), torch.ones(1, 1))
+    torch.testing.assert_close(token, torch.full((1, 1, 8), 0.5**0.5))
+    prompt = normalise_prompt(torch.tensor([0.0, 1e-6]).view(1, 1, 2, 1), torch.ones(1, 1))
+    torch.testing.assert_close(prompt, torch.tensor([[[-2.0, 2.0]]]), rtol=1e-4, atol=0)
+
+
 def test_official_defaults_where_the_config_is_silent():
     silent = ConnectorConfig.from_json({}, "audio")
     assert (silent.heads, silent.head_dim, silent.layers, silent.max_position) == (30, 128, 2, 1)
     assert not (silent.gated or silent.rope_interleaved or silent.rope_double)
+    assert silent.ff_bias and (silent.registers, silent.rows) == (128, 1024)
     assert ConnectorConfig.from_json({"connector_num_layers": 5}, "audio").layers == 5
+    assert ConnectorConfig.from_json({"ff_bias": False}, "audio").ff_bias
+    assert not ConnectorConfig.from_json({"connector_ff_bias": False}, "audio").ff_bias
+    both, each = (TextFeaturesConfig.from_json(flags) for flags in ({}, _PER_STREAM))
+    assert both == TextFeaturesConfig(3840, 49, 3840, 3840, per_stream=False)
+    assert each == TextFeaturesConfig(3840, 49, 4096, 2048, per_stream=True)
+
+
+_PER_STREAM = {
+    "caption_proj_before_connector": True, "caption_projection_first_linear": False,
+    "caption_proj_input_norm": False, "caption_projection_second_linear": False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("change", [{"caption_proj_input_norm": True}, {"caption_projection_first_linear": None}])
@@ -288,7 +306,7 @@ def test_an_unknown_projection_is_refused(change):
 
 def test_parts_of_different_versions_are_named():
     with pytest.raises(SettingError, match=r"2 hidden states of width 16, .* 3 of width 16"):
-        TextFeatures(features_config("2.3"))(torch.zeros(1, 4, WIDTH, 2), torch.ones(1, 4))
+        TextFeatures(features_config("2.3"))([torch.zeros(1, 4, WIDTH)] * 2, torch.ones(1, 4))
     video, audio = (Connector(connector_config(section("2.0"), stream)) for stream in ("video", "audio"))
     with pytest.raises(SettingError, match=r"24 wide, .* 16"):
         connect(Features(torch.zeros(1, 4, 24), torch.zeros(1, 4, 12)), video, audio)

@@ -217,6 +217,17 @@ def test_every_released_key_has_its_place(version):
     assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == TOTALS[version]
 
 
+def test_what_a_config_leaves_out_is_as_in_the_official_reader():
+    """As in 2.0, but for two numbers that this says otherwise; biases are those of each stream alone."""
+    silent, told = ({"caption_channels": 3840}, golden.config("2.0")["transformer"])
+    found, expected = TransformerConfig.from_json(silent), TransformerConfig.from_json(told)
+    assert found == replace(expected, cross_gate_scale=1.0, rope_double=False)
+    assert found.audio.channels_in == 128 and found.video.feed_forward_bias and found.audio.feed_forward_bias
+    for name, biases in (("ff_bias", (False, True)), ("audio_ff_bias", (True, False))):
+        other = TransformerConfig.from_json(silent | {name: False})
+        assert (other.video.feed_forward_bias, other.audio.feed_forward_bias) == biases
+
+
 def test_an_unknown_architecture_is_refused():
     with pytest.raises(CheckpointError, match="qk_norm"):
         TransformerConfig.from_json(tiny_section("2.3", qk_norm="layer_norm"))

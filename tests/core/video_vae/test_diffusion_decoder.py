@@ -35,7 +35,7 @@ from ltx2_core.video_vae import (
     diffusion_layers,
 )
 from ltx2_core.video_vae.diffusion_config import RELEASED
-from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap
+from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap, pad_to
 from ltx2_core.video_vae.place_noise import place_noise
 from ltx2_core.video_vae.tiling import split_with_least
 
@@ -538,6 +538,14 @@ def test_tiles_are_enlarged_until_they_hide_their_seams():
     assert decoder.fitted(Tiling(64, 32, 16, 8)) == Tiling(320, 160, 80, 40)
     assert decoder.fitted(Tiling(512, 64, 80, 24)) == Tiling(512, 160, 80, 40)
     assert all(decoder.fitted(tiling) == tiling for tiling in decoder.tilings)
+
+
+def test_a_small_latent_goes_on_behind_and_on_all_sides():
+    """The last frame is repeated; of an odd number of rows and columns one more is behind than before."""
+    latent = torch.arange(8.0).view(1, 1, 2, 2, 2)
+    padded, before = pad_to(latent, (3, 4, 5))
+    assert torch.equal(padded, latent[:, :, [0, 1, 1]][..., [0, 0, 1, 1], :][..., [0, 0, 1, 1, 1]]) and before == (1, 1)
+    assert pad_to(latent, (1, 2, 2)) == (latent, (0, 0))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from drafts import narrowed_decoder, write_narrowed
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from ltx2_core import generate, tiny
 from ltx2_core.checkpoint import build, open_models
@@ -77,6 +78,15 @@ def test_a_multiple_is_a_width_too():
 def test_a_config_that_does_not_fit_is_refused(changes, words):
     with pytest.raises(CheckpointError, match=words):
         VideoVAEConfig.from_json(PUBLISHED | NARROWED | changes)
+
+
+@torch.no_grad()
+def test_channels_are_normed_at_each_place_before_they_are_projected():
+    block = next(it for it in narrowed_decoder().blocks if hasattr(it, "projected")).projected
+    x = torch.randn(1, block.norm.weight.numel(), 2, 3, 3, generator=torch.Generator().manual_seed(0)) / 1000
+    normed = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-6).sqrt()
+    projected = torch.einsum("oi,bifhw->bofhw", block.project.weight[..., 0, 0, 0], normed)
+    assert_close(block.skip(x), projected + block.project.bias.view(-1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("says", [True, False])

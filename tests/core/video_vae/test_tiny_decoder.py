@@ -108,7 +108,7 @@ def test_one_that_is_cut_short_is_refused(tmp_path):
 
 
 def test_a_latent_of_other_channels_is_refused():
-    with pytest.raises(SettingError, match="has 16 channels, the tiny decoder expects 128"):
+    with pytest.raises(SettingError, match="has 16 channels, the video VAE expects 128"):
         small_decoder().check(torch.zeros(1, 16, 1, 1, 1))
 
 

@@ -249,6 +249,16 @@ def test_padding_follows_the_official_reader(changes, paddings):
     assert (config.encoder_padding, config.decoder_padding) == paddings
 
 
+def test_what_a_config_leaves_out_is_as_in_the_releases():
+    told, needed = section("2.3"), ("encoder_blocks", "decoder_blocks", "timestep_conditioning", "spatial_padding_mode")
+    assert VideoVAEConfig.from_json({key: told[key] for key in needed}) == VideoVAEConfig.from_json(told)
+    with pytest.raises(CheckpointError, match="timestep_conditioning = True"):
+        VideoVAEConfig.from_json({key: told[key] for key in needed if key != "timestep_conditioning"})
+    blocks = {"encoder_blocks": [["compress_all_res", {}]], "decoder_blocks": [["compress_all", {}]]}
+    config = VideoVAEConfig.from_json(section("2.3", **blocks))
+    assert [block.multiplier for block in (*config.encoder_blocks, *config.decoder_blocks)] == [2, 1]
+
+
 def test_only_compress_all_has_a_skip():
     names = ["compress_all", "compress_time", "compress_space"]
     blocks = {
@@ -502,11 +512,19 @@ def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_encoded_tiles_of_a_copy_are_the_whole(size):
-    pixels, done = CopyDecoder()(randn(1, 3, *size)), []
+    pixels, encoder = CopyDecoder()(randn(1, 3, *size)), CopyEncoder()
+    tiles = []
+
+    def make(work):
+        for each in work:
+            tiles.append(each)
+            yield each.by(encoder)
+
     for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
-        made = encode_stream(CopyEncoder(), [pixels], pixels.shape[2], tiling, lambda *counts: done.append(counts))
-        assert_close(made, CopyEncoder()(pixels), atol=2e-6, rtol=0)
-        assert done[-1] == 2 * (count_encoding_tiles(size, tiling),)
+        tiles.clear()
+        made = encode_stream(encoder, [pixels], pixels.shape[2], tiling, make)
+        assert_close(made, encoder(pixels), atol=2e-6, rtol=0)
+        assert len(tiles) == count_encoding_tiles(size, tiling)
 
 
 @pytest.mark.slow

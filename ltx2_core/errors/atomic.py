@@ -1,0 +1,141 @@
+"""Files and folders that appear when they are complete, or not at all."""
+
+import errno
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from . import UnreadableFileError
+from .files import named_beside, not_written, writing
+
+_PATIENCE, _PAUSE = 1.0, 0.05  # seconds of attempts on Windows, and between two of them
+_ABANDONED = 3600.0  # seconds after which nobody writes on: the next frames of a clip can take many minutes
+
+
+def check_place(path: Path) -> None:
+    """Raise UnreadableFileError if nothing can be written at ``path``, a folder if it has no suffix.
+
+    An empty file is made there and removed again: what a system says of rights is not all that it asks for.
+    """
+    place = next((each for each in path.absolute().parents if each.exists()), None)
+    refused = 0
+    if path.exists() and path.is_dir() != (not path.suffix):
+        refused = errno.EISDIR if path.is_dir() else errno.EEXIST
+    elif place is None:  # on a drive that is not there
+        refused = errno.ENOENT
+    elif not place.is_dir():
+        refused = errno.ENOTDIR
+    if refused or place is None:
+        raise not_written(path, OSError(refused, os.strerror(refused)))
+    with writing(path):
+        (empty := place / named_beside(path, f".{path.stem}", f".{uuid4().hex[:8]}").name).touch(exist_ok=False)
+        remove_unfinished(empty)
+        empty.unlink(missing_ok=True)  # in the words of the system, if that is refused
+
+
+@contextmanager
+def whole_or_nothing(target: Path, *, listed: bool = False) -> Iterator[Path]:
+    """Give an unfinished name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
+
+    Whoever reads meanwhile sees what was there before. Missing folders are made. What programs that were killed have
+    left of the same target goes, if nobody has written into it for an hour.
+
+    Args:
+        target: a file or folder.
+        listed: give a name that people see, which ends with ``.partial`` so that no program takes it for complete; else
+            it is hidden, and ends as ``target`` does for programs that know kinds by that.
+
+    Raises:
+        UnreadableFileError: The system refuses; errors of this kind are not those of reading.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(target, idle=_ABANDONED, listed=listed)
+        unfinished = _beside(target, uuid4().hex[:8], listed)
+        try:
+            yield unfinished
+            replace_file(unfinished, target)
+        finally:
+            remove_unfinished(unfinished)
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that gets the name ``path`` when all is written, as ``whole_or_nothing``."""
+    with whole_or_nothing(path, listed=True) as partial, partial.open("wb") as file:
+        yield file
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write the whole file or none of it, as ``complete_file``."""
+    with complete_file(path) as file:
+        file.write(content)
+
+
+def clear_unfinished(target: Path, idle: float = 0.0, *, listed: bool = False) -> None:
+    """Remove what programs that were killed have left of ``target`` and nobody has written to for ``idle`` seconds."""
+    mark = 8 * "*"
+    before, _, after = _beside(target, mark, listed).name.rpartition(mark)
+    name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
+    for path in target.parent.glob("*") if target.parent.is_dir() else ():
+        with suppress(OSError):
+            if name.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= idle:
+                remove_unfinished(path)
+
+
+def _beside(target: Path, mark: str, listed: bool) -> Path:
+    if listed:
+        return named_beside(target, target.name, f".{mark}.partial")
+    return named_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target``, which may be that of a file that goes away.
+
+    Windows refuses as long as another program has either of them open. A scanner, which looks at whatever was written
+    last, lets go soon, so there this tries again for a second.
+
+    Raises:
+        UnreadableFileError: It still refuses to give up ``target``.
+        OSError: The system refuses for another reason.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError as error:
+            if sys.platform != "win32":
+                raise
+            if time.monotonic() >= deadline:
+                if not target.is_file():
+                    raise
+                reason = "cannot be replaced while this or another program has it open; close it there"
+                if not os.access(target, os.W_OK):
+                    reason = "is read-only; let it be written"
+                raise UnreadableFileError(f"{target} {reason}, or choose another name.") from error
+        time.sleep(_PAUSE)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove a file or folder that is not to be finished, unless the system refuses: why it is not is what matters.
+
+    Windows refuses as long as a scanner looks at it; so there this tries again for a second.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while os.path.lexists(path):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        if sys.platform != "win32" or time.monotonic() >= deadline:
+            return
+        time.sleep(_PAUSE)
