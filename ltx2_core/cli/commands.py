@@ -13,7 +13,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
+from ..errors import LTX2Error, MissingFileError, SettingError, UnreadableFileError, plain_text
 from ..errors.atomic import check_place
 from ..lora import Lora, Report, compare
 from ..lora.report import compare_with_release
@@ -42,7 +42,7 @@ from .batch import make_batch
 from .clips import batch_size_of, models_of, numbered, rescued, tagged, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
-from .files import check_not_read, digest_of
+from .files import check_not_read, check_still_there, digest_of
 from .flags import given
 from .inspect import for_each, inspect, matching
 from .lines import generate_command
@@ -55,6 +55,16 @@ _log = logging.getLogger(__name__)
 
 def run_generate(options: argparse.Namespace) -> None:
     """Make a clip or several at once, write them, and print where they are; of several processes the first does so."""
+    try:
+        _make(options)
+    except MissingFileError:
+        if options.like is not None:
+            others = {name: value for name, value in options.values.items() if name not in options.asked}
+            check_still_there(options.like, others, generate_command())
+        raise
+
+
+def _make(options: argparse.Namespace) -> None:
     leads, targets = Launch.of_environment().leads, targets_of(options)
     for target in targets if leads else ():
         check_target(target)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import file_stamp
+from ..errors import MissingFileError, plain_text
 from ..errors.files import not_read
 from ..media.write import check_not_given
 from .flags import Command
@@ -40,6 +41,18 @@ def check_not_read(targets: Iterable[Path], values: Mapping[str, Value], command
     named = [*_named(lasting(values), command)]
     for target in targets:
         check_not_given(target, named)
+
+
+def check_still_there(made: Path, values: Mapping[str, Value], command: Command) -> None:
+    """Raise MissingFileError if settings that were read from the file ``made`` name files that are not there."""
+    for flag in sorted(command.files & values.keys()):
+        value = values[flag]
+        for text in value if isinstance(value, list) else [str(value)]:
+            if not any(_inside(text)):
+                raise MissingFileError(
+                    f"{made.name} was made with --{flag} {plain_text(text)}, and there is no such file here: give "
+                    f"--{flag} with its new place, or start in the folder in which {made.name} was made."
+                )
 
 
 def _named(values: Mapping[str, Value], command: Command) -> Iterator[str]:

@@ -111,7 +111,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         if words[0] not in commands:
             hint = did_you_mean(words[0], commands)
             raise SettingError(f"There is no command {words[0]}; possible are {', '.join(commands)}.{hint}")
-        _refuse_unknown_flags(words[0], words[1:], commands[words[0]].flags)
+        _refuse_unknown_flags(words[0], words[1:], commands[words[0]])
     options = _parsed(parser, words, commands)
     for sentence in repeated_in(words[1:], commands[options.command]):
         _log.warning(sentence)
@@ -147,13 +147,15 @@ def _like(options: argparse.Namespace, parser: Parser, command: Command) -> argp
     return found
 
 
-def _refuse_unknown_flags(command: str, words: Sequence[str], flags: Sequence[str]) -> None:
+def _refuse_unknown_flags(name: str, words: Sequence[str], command: Command) -> None:
+    alone = " ".join(str(action.metavar) for action in command.parser._actions if not action.option_strings)
+    usage = f"; files are given as {name} {alone}" if alone else ""
     for word in words:
         if word == "--":
             return
-        name = word.partition("=")[0]
-        if re.fullmatch(r"--[\w-]+", name) and name not in flags:
-            raise SettingError(f"{command} has no flag {name}.{did_you_mean(name, flags)}")
+        flag = word.partition("=")[0]
+        if re.fullmatch(r"--[\w-]+", flag) and flag not in command.flags:
+            raise SettingError(f"{name} has no flag {flag}{usage}.{did_you_mean(flag, command.flags)}")
 
 
 def join_image_flags(words: Sequence[str]) -> list[str]:

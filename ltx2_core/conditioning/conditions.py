@@ -367,9 +367,13 @@ class InitClip:
         length = floor_frames(frames or available)
         return ClipShape(width or nearest_size(size[0]), height or nearest_size(size[1]), length, fps)
 
+    def frames_in(self, shape: ClipShape) -> int:
+        """Return with how many frames a clip of ``shape`` begins as this one."""
+        return floor_frames(min(self.video.count(shape.fps), shape.frames))
+
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> "Iterator[Begin]":
         """Encode the clip as far as it lasts, its sound only where the new clip has sound."""
-        frames = floor_frames(min(self.video.count(shape.fps), shape.frames))
+        frames = self.frames_in(shape)
         own = ClipShape(shape.width, shape.height, frames, shape.fps)
         read = partial(self.video.fitted, own.fps, frames, own.width, own.height)
         yield Begin("video", encoders.video(read, (frames, own.height, own.width)))

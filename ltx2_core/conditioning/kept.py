@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from ..errors import SettingError
-from .conditions import Condition, KeepAudio, KeepVideo
+from ..geometry import ClipShape
+from .conditions import Change, Condition, InitClip, KeepAudio, KeepVideo
 from .pictures import Picture
 from .sources import AudioSource, VideoSource
 
@@ -38,3 +39,10 @@ def not_shown(conditions: Iterable[Condition], frames: int) -> list[str]:
         for each in conditions
         if isinstance(each, Picture) and each.shown(frames) < len(each.image)
     ]
+
+
+def is_replaced(conditions: Iterable[Condition], shape: ClipShape) -> bool:
+    """Return whether all of a clip that is given to be changed is made anew: nothing says which part, or follows it."""
+    given = tuple(conditions)
+    begins = any(isinstance(each, InitClip) and each.frames_in(shape) == shape.frames for each in given)
+    return begins and not any(isinstance(each, Change) for each in given)

@@ -171,7 +171,9 @@ def machine_named(name: str) -> Machine:
         return found[0]
     if alike:
         raise SettingError(f"For {name} say which card is meant: {' or '.join(card.name for card in alike)}.")
-    raise SettingError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
+    raise SettingError(
+        f"The card {name} is not known here; known are {', '.join(CARDS)}. Take the one that is most like it."
+    )
 
 
 def _parts(name: str) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoint import Models
 from ..checkpoint.files import called
-from ..conditioning.kept import kept_audio, kept_video, not_shown
+from ..conditioning.kept import is_replaced, kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
 from ..disk_cache import DiskCache
 from ..errors import CheckpointError, SettingError
@@ -18,6 +18,7 @@ from ..fields import check_kinds
 from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
+from ..sampling.schedules import ALL_NOISE
 from ..settings import AUTO, CompleteRequest, Request, parameters_text
 from ..text.prompts import foreign_syntax
 from .duration import with_length
@@ -146,6 +147,12 @@ def _say_first(request: CompleteRequest) -> None:
     if "video" in request.streams:
         for sentence in not_shown(request.request.conditions, request.shape.frames):
             _log.warning(sentence)
+    drowns = request.sigmas[0] >= ALL_NOISE and request.request.sampling.add_noise
+    if drowns and is_replaced(request.request.conditions, request.shape):
+        _log.warning(
+            "Nothing stays of the clip that is given to be changed, which is made anew from noise: say which part is "
+            "made anew with a retake or a mask, make the clip longer, or set denoise below 1."
+        )
 
 
 def check_decoders(models: Models, request: CompleteRequest) -> None:

@@ -14,6 +14,7 @@ from ..fields import Checked, Choice, Number, Whole, Words, plain_numbers
 
 MOST_STEPS = 1000
 LEAST_STRENGTH = 0.001
+ALL_NOISE = 0.99  # from here on nothing is seen of what the noise is added to; ltx2 begins just below 1
 LEAST_SIGMA = 1e-5  # before 0: what is predicted is divided by it, and with it the rounding of float32
 
 Schedule = Callable[[int], list[float]]

@@ -267,12 +267,12 @@ def _sample(sampling: Sampling, state: AVState, latent: GraphLatent, long: LongC
 
 def _lost(latent: GraphLatent, sampling: Sampling) -> str:
     """Say if a clip in ``latent``, of which nothing is given, drowns in the noise of the first step."""
-    drowns = sampling.sigmas[0] >= 1 and sampling.settings.add_noise and latent.last_step is None
+    drowns = sampling.sigmas[0] >= schedules.ALL_NOISE and sampling.settings.add_noise and latent.last_step is None
     if not drowns or not any(stream.any() for stream in latent.content.streams().values()):
         return ""
     return (
         "Nothing stays of the clip in this LATENT, which is made anew from noise: connect LTX-2 Retake or Inpaint to "
-        "conditions, or start at a later step."
+        "conditions, let it pass through LTX-2 Extend, or start at a later step."
     )
 
 

@@ -27,6 +27,8 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
         (["--verbose"], ["COMMAND"]),
         (["generate", "--promt", "x"], ["--promt", "Did you mean --prompt?"]),
         (["generate", "--stg", "1"], ["--stg"]),
+        (["compare", "a", "b", "--output", "c.mp4"], ["no flag --output", "compare FIRST SECOND OUT."]),
+        (["lora", "shrink", "a", "--output=b"], ["no flag --output", "lora shrink IN OUT."]),
         (["generate", "--prompt", "x"], ["required", "--output"]),
         (["generate", "--output", "x.mp4", "--schedule", "ltx"], ["'ltx'", "Did you mean ltx2?"]),
         (["generate", "--output", "x.mp4", "--steps", "x"], ["--steps", "'x'"]),

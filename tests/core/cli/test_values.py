@@ -155,6 +155,23 @@ def test_a_clip_is_made_like_another_one(name, made, tmp_path, capsys):
     assert all(fact in said for fact in ('a "red" ball', "seed", "7", "trainedAlgorithmicMedia", "Steps: 8", "0.2.0"))
 
 
+def test_a_file_that_another_clip_was_made_with_is_missed_by_its_flag(made, tmp_path, monkeypatch, capsys):
+    """One that was moved since; not one that is given now."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("cat.png")
+    assert main(["generate", "--prompt", "x", "--image", "0:cat.png:0.8", "--output", "a.mp4"]) == 0
+    Path("cat.png").rename("dog.png")
+    again = ["generate", "--like", "a.mp4", "--output", "b.mp4"]
+    assert main(again) == 2
+    said = capsys.readouterr().err
+    assert "a.mp4 was made with --image 0:cat.png:0.8, and there is no such file here: give --image with its" in said
+    assert main([*again, "--audio", "no.wav"]) == 2
+    assert "made with --image 0:cat.png" in capsys.readouterr().err
+    assert main([*again, "--image", "no.png"]) == 2
+    assert "There is no file no.png" in capsys.readouterr().err
+    assert main([*again, "--image", "0:dog.png"]) == 0
+
+
 def test_nothing_is_overwritten_unless_that_is_asked_for(made, tmp_path, capsys):
     words = ["generate", "--prompt", "x", "--output", str(tmp_path / "a.mp4")]
     for _ in range(3):

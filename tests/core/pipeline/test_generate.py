@@ -21,6 +21,7 @@ from ltx2_core.checkpoint import TensorFile
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning import ReferenceVideo, VideoSource
 from ltx2_core.conditioning.blend import Blending
+from ltx2_core.conditioning.conditions import InitClip, InpaintMask, RetakeRange
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store
@@ -59,6 +60,22 @@ def test_what_was_not_opened_and_frames_that_were_taken_are_told(models):
     assert sum(map(len, clip.chunks)) == 9
     with pytest.raises(MediaError, match="chunks were taken before"):
         clip.frames.mean()
+
+
+def test_a_given_clip_of_which_nothing_stays_is_told_of(models, caplog):
+    """One to be changed or continued; not where a part of it is, nor where it shows through less noise."""
+    given = InitClip(VideoSource(torch.rand(9, 64, 64, 3)))
+    retake, mask = RetakeRange(0, 0.1), InpaintMask(torch.ones(1, 64, 64))
+    for changes, more, told in (
+        ((), {}, True),
+        ((retake,), {}, False),
+        ((mask,), {}, False),
+        ((), {"frames": 17}, False),
+        ((), {"denoise": 0.5}, False),
+    ):
+        caplog.clear()
+        ltx2.generate(models, "a red ball", conditions=(given, *changes), **SMALL | more)
+        assert ("Nothing stays of the clip that is given to be changed" in caplog.text) == told, (changes, more)
 
 
 def test_whoever_takes_frames_may_change_them_and_take_gradients_meanwhile(models):

@@ -138,6 +138,11 @@ def test_a_card_that_is_not_known_is_refused_in_a_sentence(name, sentence):
         machine_named(name)
 
 
+def test_who_has_an_unknown_card_is_told_what_to_do():
+    with pytest.raises(SettingError, match=r"B200\. Take the one that is most like it\.$"):
+        machine_named("RX 7900 XTX")
+
+
 def test_what_does_not_fit_is_refused_in_a_sentence(released):
     shape = ClipShape(1920, 1088, 481, Fraction(24))
     found = plan(released("2.3"), shape, machine_named("RTX 4060"), ram=16 * GIB)
