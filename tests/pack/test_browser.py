@@ -45,6 +45,7 @@ def test_a_new_node_is_as_high_as_what_it_shows_and_a_stack_grows_with_its_loras
     assert {kind: found for kind, found in heights.items() if found[0] != found[1]} == {}
     assert new[1] == ["lora_1"] and filled[1] == ["lora_1", "strength_1", "lora_2"] and filled[0] > new[0]
     assert emptied == new
+    assert seen["rate"] == ["fps is"], "the number beside the word that is chosen in its place"
 
 
 def test_what_nodes_show_stays_as_wide_as_they_are_beside_the_panel_of_parameters(visit, client):

@@ -73,14 +73,15 @@ def test_few_points_become_a_curve_through_them():
 
 
 def test_tracks_are_those_of_one_point_list_or_of_several_and_none_is_one_black_frame():
-    size = {"width": 64, "height": 64, "frames": 2}
-    one, other = track((10, 10), (20, 20)), track((50, 50))
+    size = {"width": 256, "height": 256, "frames": 2}
+    one, other = track((40, 40), (80, 80)), track((200, 200))
+    assert drawn(one, 0, **size).any() and drawn(other, 1, **size).any(), "a picture too small for any track"
     assert torch.equal(drawn(one, 0, 1, **size), drawn([one, []], 0, 1, **size))
     assert_close(drawn([one, other], 1, **size), drawn([one], 1, **size) + drawn([other], 1, **size))
     for nothing in ([], [[]]):
         source = MotionTracks(json.dumps(nothing), **size)
         (frame,) = source.read(range(len(source)))
-        assert frame.shape == (1, 64, 64, 3) and not frame.any()
+        assert frame.shape == (1, 256, 256, 3) and not frame.any()
 
 
 def test_a_reference_of_tracks_is_drawn_as_it_is_read():

@@ -17,6 +17,7 @@ from ltx2_core.cli import commands, main, maker
 from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.parser import build_parser, parse
 from ltx2_core.cli.values import settings_of_tags, values_in
+from ltx2_core.conditioning import RetakeRange
 from ltx2_core.errors import (
     CheckpointError,
     LTX2Error,
@@ -370,6 +371,22 @@ def test_what_a_file_shows_of_its_frames_is_shown_on_a_graph(monkeypatch):
     wider = held.content.select(["video"]).map(lambda x: x.repeat_interleave(2, -1))
     larger = GraphLatent(held.with_content(wider))
     assert larger.shown is None and torch.equal(codec.decode_frames(engine, larger, {}), decoded)
+    with_alpha = torch.rand(9, 96, 128, 4)
+    assert torch.equal(codec.decode_frames(engine, held, {}, with_alpha)[0], with_alpha[..., :3])
+    stepped = torch.rand(1, 17, 96, 128, 3) * 0.01 + (torch.arange(128) >= 64)[:, None]
+    for each, seen in (held, True), (again, True), (larger, False):
+        seams = each.seams
+        seams.see(stepped)
+        assert (seams.measure() > 10) is seen
+
+
+def test_a_part_of_a_clip_without_sound_is_changed_and_of_nothing_there_is_none():
+    silent = AVLatent(latent(0).video, latent(0).audio * 0)
+    engine = SimpleNamespace(conditions=SimpleNamespace(encode=lambda *given: []), blueprint=None)
+    change = [RetakeRange(0, 0.1)]
+    given_in(engine, GraphLatent(latent_of_take(Take(silent))), change)
+    with pytest.raises(SettingError, match="this LATENT is empty"):
+        given_in(engine, GraphLatent(latent_of_take(Take(silent.map(torch.zeros_like)))), change)
 
 
 @pytest.mark.parametrize("own, chosen, shown", [(24, 120, 24), (24, 0, 24), (None, 30, 30)])
