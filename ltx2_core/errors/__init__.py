@@ -137,7 +137,7 @@ def holds_numbers(*tensors: torch.Tensor) -> bool:
     card; a sum that only overflows decides nothing.
     """
     sums = [tensor.sum().isfinite() for tensor in tensors]
-    return bool(not sums or torch.stack(sums).all() or all(tensor.isfinite().all() for tensor in tensors))
+    return not sums or bool(torch.stack(sums).all()) or all(tensor.isfinite().all() for tensor in tensors)
 
 
 @dataclass(frozen=True)

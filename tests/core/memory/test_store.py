@@ -347,7 +347,7 @@ def test_what_cannot_fit_is_said(caplog):
 
 INPUTS = {
     "transformer": None,
-    "text_features": lambda: (torch.randn(1, 8, 32, 3), torch.ones(1, 8)),
+    "text_features": lambda: ([*torch.randn(3, 1, 8, 32)], torch.ones(1, 8)),
     "video_connector": lambda: (torch.randn(1, 5, 32),),
     "audio_connector": lambda: (torch.randn(1, 5, 16),),
     "video_encoder": lambda: (torch.randn(1, 3, 9, 64, 64),),

@@ -37,6 +37,7 @@ from ltx2_core.pipeline.graph import codec
 from ltx2_core.pipeline.graph.latents import GraphLatent, latent_of_take
 from ltx2_core.pipeline.graph.stages import given_in
 from ltx2_core.pipeline.sample import Sample
+from ltx2_core.pipeline.stage import Events
 from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, rescue_take, rescued_takes, save_take
 from ltx2_core.sampling import Step
 from ltx2_core.settings import Request
@@ -363,7 +364,7 @@ def test_what_a_file_shows_of_its_frames_is_shown_on_a_graph(monkeypatch):
     """A clip of HDR whose size is no multiple of 32 is made larger, and cut; not where a node has cut it since."""
     decoded = torch.rand(1, 9, 96, 128, 3)
     monkeypatch.setattr(codec.DecodeVideo, "collect", lambda *given: decoded)
-    engine = SimpleNamespace(models=SimpleNamespace(generation="2.3"))
+    engine = SimpleNamespace(models=SimpleNamespace(generation="2.3"), events=Events())
     held = GraphLatent(latent_of_take(full()))
     assert torch.equal(codec.decode_frames(engine, held, {}), decoded[:, :, :90, :120])
     again = GraphLatent(held.with_content(held.content))
