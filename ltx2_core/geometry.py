@@ -100,9 +100,10 @@ def size_of_ratio(ratio: float, area: float, multiple: int = SPACE_SCALE) -> tup
     least = max(multiple, 2 * SPACE_SCALE)
     possible = [size for size in product(widths, heights) if least <= min(size) <= max(size) <= MOST_PIXELS]
     if not possible:
+        shape = f"{ratio:.2f}:1" if ratio >= 1 else f"1:{1 / ratio:.2f}"
         raise SettingError(
-            f"{area / 1e6:.2g} megapixels at {ratio:.2f}:1 have a side beyond {MOST_PIXELS} pixels; choose fewer "
-            "megapixels."
+            f"{area / 1e6:.2g} megapixels at {shape} have a side beyond {MOST_PIXELS} pixels; choose fewer megapixels, "
+            "or width and height by hand."
         )
     return min(possible, key=lambda size: 4 * abs(log(size[0] / size[1] / ratio)) + abs(log(size[0] * size[1] / area)))
 

@@ -121,7 +121,7 @@ def _added(model: LoadedModel, energy: float, *chosen: tuple[str, Strengths]) ->
     """Return ``model`` with these LoRAs, and show how they fit; CheckpointError if one of them changes nothing."""
     paths = [(_path_for(model.models, name), strengths) for name, strengths in chosen]
     loras = [(_opened(path, Shrink(energy)), strengths) for path, strengths in paths if path is not None]
-    reports = [str(compare(lora, model.models)) for lora, _ in loras]
+    reports = [str(compare(lora, model.models, strengths)) for lora, strengths in loras]
     host.show_text("\n".join(reports) or "no LoRA")
     return model.with_loras(*loras)
 

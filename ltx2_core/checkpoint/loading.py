@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..disk_cache.mapped import file_part, mapped_files, read_parts
-from ..errors import CheckpointError, holds_numbers
+from ..errors import UNSEEN, CheckpointError, holds_numbers
 from ..quantization import expand_weight, format_of
 
 # Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
@@ -194,6 +194,10 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def shorten_list(names: Collection[str]) -> str:
-    """Return the first three names, which a file may make as long as it likes, and how many more there are."""
-    shown = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in list(names)[:3])
+    """Return the first three names, and how many more there are, in one line of bearable length.
+
+    Names of a file may be as long as it likes, and hold ends of lines, behind which they would look like our words.
+    """
+    first = [name.replace("\n", UNSEEN) for name in list(names)[:3]]
+    shown = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in first)
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Models
@@ -60,7 +61,7 @@ _log = logging.getLogger(__name__)
 _ONLY_WITH = {
     "audio": ("audio-noise",),
     "image": ("compression",),
-    "window segments timeline": ("overlap", "drift", "overlap-strength", "transition"),
+    "window segments timeline": ("overlap", "drift", "overlap-strength", "transition", "resume"),
     "retake": ("only",),
     "mask": ("feather", "mask-sound"),
     "blend": ("blend-radius",),
@@ -79,7 +80,7 @@ _OF_LTX2 = ("max-shift", "base-shift", "terminal")
 # What counts for a latent that was kept, beside how it is decoded and by what.
 _OF_LATENTS = {
     "output", "overwrite", "metadata", "latent", "checkpoint", "text-encoder", "distilled", "audio", "video",
-    "timeline", "hdr", "high-quality", "lora", "fps",
+    "timeline", "hdr", "high-quality", "lora",
 }  # fmt: skip
 
 
@@ -151,7 +152,8 @@ def decoding_of(options: argparse.Namespace, models: Models, command: Command) -
             "A latent that was kept does not know its reference: leave --blend out, or make the clip anew."
         )
     own = {flag[2:] for owner in (Tiling, Denoising, Resources) for flag in command.settings[owner].values()}
-    _tell(options.asked, options.asked.keys() - own - _OF_LATENTS, "a latent that was kept is only decoded")
+    counts = own | _OF_LATENTS | ({"fps"} if options.take.fps is None else set())
+    _tell(options.asked, sorted(options.asked.keys() - counts), "a latent that was kept is only decoded")
     options, strip = with_timeline(options)
     hdr = given(options, Request)
     sound = audio_source(options.audio)
@@ -283,7 +285,7 @@ def open_loras(written: list[str], layers: int, compared: Callable[[Lora], Repor
     for text in written:
         path, strengths, shrink = syntax.parse_lora(text, layers)
         lora = open_shrunk(path, shrink)
-        _log.info(compared(lora).line)
+        _log.info(replace(compared(lora), strengths=strengths).line)
         loras.append((lora, strengths))
     return tuple(loras)
 
@@ -453,7 +455,8 @@ def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe)
     )
     first, refine = stage.lora_strengths(recipe)
     if first or (stage.refine and refine):
-        stage = replace(stage, lora=_distilled_lora(options.distilled_lora, models))
+        return replace(stage, lora=_distilled_lora(options.distilled_lora, models))
+    _tell(options.values, ("distilled-lora",), f"the recipe of {models.kind} gives it no strength")
     return stage
 
 
@@ -468,7 +471,7 @@ def _distilled_lora(text: str | None, models: Models) -> Lora:
 
 def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFile, ...]:
     """What enlarges the latent, first in space and then in time."""
-    space = open_upscaler(options.upscaler) if options.upscaler else None
+    space = _opened_upscaler(options.upscaler, "space", "upscaler")
     if space is None and options.upscale is not None:
         space = find_upscaler(models, options.upscale)
     if space is not None and options.upscale not in (None, space.config.space):
@@ -476,8 +479,19 @@ def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFil
             f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}: "
             "leave out --upscale."
         )
-    time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
+    time = _opened_upscaler(options.temporal_upscaler, "time", "temporal-upscaler")
     return tuple(file for file in (space, time) if file is not None)
+
+
+def _opened_upscaler(path: Path | None, axis: str, flag: str) -> UpscalerFile | None:
+    """Open what enlarges this axis; SettingError for a file that enlarges only the other one."""
+    if path is None:
+        return None
+    file = open_upscaler(path)
+    if getattr(file.config, axis) == 1:
+        other = "temporal-upscaler" if flag == "upscaler" else "upscaler"
+        raise SettingError(f"{path.name} is no --{flag}: it leaves {axis} as it is. Give it as --{other}.")
+    return file
 
 
 def tiles_of(options: argparse.Namespace) -> TileSettings | None:

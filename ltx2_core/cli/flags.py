@@ -21,6 +21,11 @@ class Parser(argparse.ArgumentParser):
         """Raise SettingError instead of leaving the program."""
         message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
         message = re.sub(r"^(--[\w-]+): \w+ (is .*; it must be between)", r"\1 \2", message)  # a setting by its flag
+        message = re.sub(r"^argument \w+: ", "", message)  # a word by its place, which has no name on the command line
+        message = re.sub(r"^unrecognized arguments: (.*)", r"\1: a text of several words is written in quotes", message)
+        message = re.sub(
+            r"^the following arguments are required: (.*)", r"\1 is missing: --help says what it is", message
+        )
         message = re.sub(r"^(--[\w-]+): (expected .*)", r"\1: \2; one that begins with - is written \1=-...", message)
         raise SettingError(message if message.endswith((".", "?")) else f"{message}.")
 
@@ -139,8 +144,15 @@ def destination(owner: type, name: str, scope: str = "") -> str:
 
 def given(options: argparse.Namespace, owner: type, scope: str = "") -> dict[str, Any]:
     """Return the fields of ``owner`` that were set on the command line."""
-    found = {name: vars(options).get(destination(owner, name, scope)) for name in settings_of(owner)}
+    found = {name: _joined(vars(options).get(destination(owner, name, scope))) for name in settings_of(owner)}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _joined(value: Any) -> Any:
+    """Lists that were written one after the other as one; None where one of them leaves it to the recipe."""
+    if not isinstance(value, list):
+        return value
+    return None if None in value else [each for part in value for each in part]
 
 
 def described(setting: Setting, default: str = "") -> str:
@@ -172,6 +184,8 @@ def one_of(words: Sequence[str]) -> Callable[[str], str]:
             if word in (each, _dashed(each)):
                 return each
         hint = did_you_mean(word, map(_dashed, words))
+        if len(words) == 1:
+            raise SettingError(f"{word!r} stands where the word {words[0]} is expected.{hint}")
         raise SettingError(f"{word!r} is not one of {', '.join(map(_dashed, words))}.{hint}")
 
     return read
@@ -203,7 +217,7 @@ def _options_for(setting: Setting) -> dict[str, Any]:
     if isinstance(look, Whole | Seed | Number):
         return {"type": syntax.within(setting), "metavar": _metavar(setting)}
     if setting.default == () or tuple[int, ...] in (setting.type, *get_args(setting.type)):
-        return {"type": syntax.whole_number, "nargs": "*", "metavar": "BLOCK"}
+        return {"type": syntax.blocks_or_auto, "nargs": "*", "metavar": "BLOCK"}
     if tuple[float, ...] in (setting.type, *get_args(setting.type)):
         return {"type": syntax.sigmas, "metavar": "SIGMAS"}
     return {"metavar": setting.name.rpartition("_")[2].upper()}

@@ -20,7 +20,7 @@ from ..conditioning.sources import VideoSource
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..errors.files import check_names, named_path
-from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
+from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, plain_numbers, settings_of
 from ..geometry import exact_fps
 from ..lora import Shrink, Strengths, strengths
 from ..media import open_local
@@ -122,6 +122,11 @@ def blocks(word: str) -> tuple[int, ...]:
             raise SettingError(f"{part!r} are no blocks: ranges go up, and no model has {MOST_BLOCKS} blocks.")
         numbers.extend(range(span[0], span[1] + 1))
     return tuple(numbers)
+
+
+def blocks_or_auto(word: str) -> tuple[int, ...] | None:
+    """Read numbers of blocks as ``blocks`` does; None for "auto"."""
+    return None if word.strip() == "auto" else blocks(word)
 
 
 def sigmas(word: str) -> tuple[float, ...]:
@@ -421,8 +426,8 @@ def _decoded(content: bytes) -> str:
 
 
 def _seconds(time: str) -> float:
-    """Read 62.5, 62.5s, 1:02.5 or 0:01:02.5; ValueError for anything else."""
-    first, *smaller = (float(word) for word in time.rstrip(":s").split(":"))
+    """Read 62.5, 62,5, 62.5s, 1:02.5 or 0:01:02.5 in digits of any width; ValueError for anything else."""
+    first, *smaller = (float(word) for word in plain_numbers(time).replace(",", ".").rstrip(":s").split(":"))
     if len(smaller) > 2 or not all(0 <= part < 60 for part in smaller):
         raise ValueError(time)
     for part in smaller:

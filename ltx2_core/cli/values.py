@@ -121,21 +121,23 @@ def checked_values(raw: Mapping[str, Any], command: Command) -> Values:
 
 def _checked(name: str, value: Any, form: str) -> Value:
     if form in (SWITCH, YES):
-        return switch(_word(name, value))
+        return switch("yes" if value is True else "no" if value is False else _word(name, value))
     items = [_word(name, each) for each in (value if isinstance(value, list) else [value])]
     if form == ONE:
         return ",".join(items)
     return items
 
 
+_NO_NUMBERS = ("nan", "inf", "-inf")  # which JSON has, and the prompt would be taken for
+
+
 def _word(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, str | int | float) and "\0" not in str(value):
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and str(value) not in _NO_NUMBERS
+    if finite or (isinstance(value, str) and "\0" not in value):
         return str(value)
-    raise SettingError(f"{name} is {json.dumps(value)[:50]}; write a text, a number, true or false, or a list of them.")
+    raise SettingError(f"{name} is {json.dumps(value)[:50]}; write a text, a number, or a list of them.")
 
 
 def lasting(values: Mapping[str, Value]) -> Values:

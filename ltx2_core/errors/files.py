@@ -73,6 +73,12 @@ def check_names(path: Path) -> None:
     """Raise SettingError if this system has no file of such a name, or no folder that it would lie in."""
     if refused := next(filter(is_refused, path.parts[bool(path.anchor) :]), None):
         raise SettingError(f"{path} has {refused[:50]!r}, {NOT_ON_WINDOWS}")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # of JSON with half of a letter, or a terminal of another encoding
+        raise SettingError(
+            f"{os.fspath(path)[:50]!r} has letters that no file can have: choose another name."
+        ) from None
 
 
 def has_controls(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 
@@ -16,6 +16,7 @@ from ..errors import CheckpointError, counted
 from .names import STREAMS, TABLES, stream_of
 from .parse import Lora
 from .shrunk import Shrunk
+from .strengths import Strengths
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the tensors of every component, by our names
 
@@ -30,7 +31,10 @@ _NAMED = re.compile(
 
 @dataclass(frozen=True)
 class Report:
-    """What a LoRA changes in a model of ``version``, and what it does not; layers by stream, in the file's words."""
+    """What a LoRA changes in a model of ``version``, and what it does not; layers by stream, in the file's words.
+
+    ``strengths`` are those at which it is to act; None where they are not known yet.
+    """
 
     lora: Lora
     version: str
@@ -38,6 +42,7 @@ class Report:
     matched: Layers
     absent: Layers
     misshapen: Layers
+    strengths: Strengths | None = None
 
     @property
     def fitting(self) -> int:
@@ -53,6 +58,11 @@ class Report:
             f"made for {' or '.join(self.made_for)}; this model is {self.version}: "
             f"{self.fitting:,} of {len(self.lora.layers):,} layers fit"
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to say of layers that fit, and change nothing all the same."""
+        return [said for said in (_nothing(self.lora), _without_strength(self)) if said]
 
     def checked(self) -> "Report":
         """Return the report. Raises CheckpointError if the LoRA changes nothing in the model."""
@@ -77,7 +87,7 @@ class Report:
         warning = f"; shrunk: {shrunk}" if (shrunk := Shrunk.of(self.lora)) else ""
         warning += f"; {self.warning}" if self.warning else ""
         warning += f"; {_text_half(self.lora)}" if self.lora.text_layers else ""
-        warning += f"; {nothing}" if (nothing := _nothing(self.lora)) else ""
+        warning += "".join(f"; {said}" for said in self.remarks)
         warning += f"; not understood and left out: {shorten_list(self.lora.left_out)}" if self.lora.left_out else ""
         return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
 
@@ -93,17 +103,17 @@ class Report:
         lines["shrunk"] = str(Shrunk.of(self.lora) or "")
         lines["text encoder"] = _text_half(self.lora) if self.lora.text_layers else ""
         lines["reference"] = _reference(self.lora)
-        lines["warning"] = "; ".join(filter(None, (self.warning, _nothing(self.lora))))
+        lines["warning"] = "; ".join(filter(None, (self.warning, *self.remarks)))
         return "\n".join([_heading(self), *(f"  {what:<16} {said}" for what, said in lines.items() if said)])
 
 
-def compare(lora: Lora, models: Models) -> Report:
-    """Report how ``lora`` fits ``models``; only headers are read.
+def compare(lora: Lora, models: Models, strengths: Strengths | None = None) -> Report:
+    """Report how ``lora`` fits ``models``, and whether it acts at these strengths; only headers are read.
 
     Raises CheckpointError if it changes nothing in them.
     """
     shapes = {name: source.shapes for name, source in models.sources.items()}
-    return _compare(lora, shapes, models.version).checked()
+    return replace(_compare(lora, shapes, models.version).checked(), strengths=strengths)
 
 
 def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
@@ -130,6 +140,17 @@ def _nothing(lora: Lora) -> str:
         if count
         else ""
     )
+
+
+def _without_strength(report: Report) -> str:
+    """What to say where every layer that fits has strength 0; empty where one acts, or all are meant to be off."""
+    fitting, strengths = {*chain(*report.matched.values())}, report.strengths
+    if strengths is None or strengths.strength == 0:
+        return ""
+    layers = [(component, name) for component, name, delta in report.lora.layers if delta.name in fitting]
+    if any(strengths.constant_for(*layer) for layer in layers):
+        return ""
+    return "it changes nothing: the streams and blocks of all of its layers have strength 0, so give them more"
 
 
 def _text_half(lora: Lora) -> str:
@@ -160,7 +181,8 @@ def made_for(lora: Lora) -> tuple[str, ...]:
 
 
 def _compare(lora: Lora, shapes: Shapes, version: str) -> Report:
-    return Report(lora, version, made_for(lora), **_group_layers(lora, shapes))
+    groups = _group_layers(lora, shapes)
+    return Report(lora, version, made_for(lora), groups["matched"], groups["absent"], groups["misshapen"])
 
 
 def _group_layers(lora: Lora, shapes: Shapes) -> dict[str, Layers]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 # FFmpeg's numbers for primaries, matrices and transfers (ISO/IEC 23091-2).
 RGB, BT709, UNKNOWN, BT2020, DISPLAY_P3 = 0, 1, 2, 9, 12
-LINEAR, PQ, HLG = 8, 16, 18
+LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18
 HDR = {PQ: "PQ", HLG: "HLG"}
 MATRICES = (*range(8), BT2020)  # that FFmpeg can undo
 HDR_MATRICES = (RGB, BT709, UNKNOWN, BT2020)  # of these, that HDR is coded by; ICtCp, above all, is none
@@ -39,17 +39,28 @@ def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
     Args:
         rgb: (..., 3) in 0..1, as coded.
         primaries: FFmpeg's number; HDR without known ones is of BT.2020.
-        transfer: FFmpeg's number; any but PQ, HLG and linear light (1 is white) counts as SDR, shown by BT.1886.
+        transfer: FFmpeg's number; any but sRGB, PQ, HLG and linear light (1 is white) counts as SDR of BT.1886.
 
     Returns:
-        (..., 3) in 0..1, for a screen of BT.709 and BT.1886.
+        (..., 3) in 0..1, for a screen of BT.709 and BT.1886; what is coded by the curve of sRGB stays so.
     """
     if transfer in HDR:
         primaries = BT2020 if primaries == UNKNOWN else primaries
         light = tone_map(pq_to_nits(rgb) if transfer == PQ else hlg_to_nits(rgb)) / WHITE
     else:
-        light = rgb if transfer == LINEAR else rgb**GAMMA
-    return fit_gamut(light @ matrix_to_bt709(primaries).to(rgb).T) ** (1 / GAMMA)
+        light = rgb if transfer == LINEAR else srgb_to_light(rgb) if transfer == SRGB else rgb**GAMMA
+    light = fit_gamut(light @ matrix_to_bt709(primaries).to(rgb).T)
+    return light_to_srgb(light) if transfer == SRGB else light ** (1 / GAMMA)
+
+
+def srgb_to_light(code: Tensor) -> Tensor:
+    """Return the light in 0..1 of values that are coded by the curve of sRGB (IEC 61966-2-1)."""
+    return torch.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+
+
+def light_to_srgb(light: Tensor) -> Tensor:
+    """Return the values by which the curve of sRGB (IEC 61966-2-1) codes light in 0..1."""
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def pq_to_nits(code: Tensor) -> Tensor:

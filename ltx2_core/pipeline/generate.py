@@ -141,6 +141,7 @@ def _say_first(request: CompleteRequest) -> None:
     for prompt in (*(segment.prompt for segment in request.script), request.negative):
         for sentence in foreign_syntax(prompt):
             _log.warning(sentence)
+    _say_unread(request)
     if seen := request.followed_picture:
         size = request.shown or (request.final.width, request.final.height)
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
@@ -152,6 +153,15 @@ def _say_first(request: CompleteRequest) -> None:
         _log.warning(
             "Nothing stays of the clip that is given to be changed, which is made anew from noise: say which part is "
             "made anew with a retake or a mask, make the clip longer, or set denoise below 1."
+        )
+
+
+def _say_unread(request: CompleteRequest) -> None:
+    """Say that a negative prompt of one's own is not looked at."""
+    if request.request.negative and request.negative and not request.needs_negative(request.streams):
+        _log.warning(
+            "The negative prompt is not read: nothing looks at it where the text scale is 1, as distilled models need "
+            "it. Raise the NAG scale, which makes it count there, or leave it out."
         )
 
 

@@ -77,13 +77,14 @@ _RESIDUALS = {
     **under("resnets.{}.conv2.conv", "res_blocks.{}.conv2.conv", WEIGHTS),
 }
 
-# Stands before a module that PyTorch has compiled, shared or wrapped: before a network, or each of its blocks.
-_WRAPPED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+# Stands before a module that PyTorch has compiled, shared or wrapped: before a network, each of its blocks, or all that
+# was saved.
+_WRAPPED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|^module\.")
 
 
 def unwrapped(name: str) -> str:
     """Return the name of a tensor without what PyTorch writes before modules that it has wrapped."""
-    return _WRAPPED.sub("", name) if "_mod" in name else name
+    return _WRAPPED.sub("", name) if "_mod" in name or name.startswith("module.") else name
 
 
 def diffusers_name(name: str, parts: Mapping[str, str] = DIFFUSERS) -> str:

@@ -173,6 +173,13 @@ def test_a_latent_is_no_model(tmp_path, names):
             look(tmp_path / "x.safetensors")
 
 
+def test_a_whole_file_that_processes_shared_is_read(whole, tmp_path):
+    wrapped = part(whole["2.3"], tmp_path / "x.safetensors", "", rename="module.".__add__)
+    models = open_models(wrapped)
+    assert {*models.sources} == {*open_models(whole["2.3"]).sources} and not models.unknown(models.files[0])
+    assert_same(models, whole["2.3"], ("transformer", "text_features", "vocoder"))
+
+
 def test_a_file_of_which_nothing_is_used_is_told(whole, tmp_path, caplog):
     copy = part(whole["2.0"], tmp_path / "copy.safetensors", "vocoder.")
     open_models([whole["2.0"], copy])

@@ -167,6 +167,13 @@ def test_files_that_would_be_in_each_others_place_are_told_before_the_first_is_m
     assert "line 2: " in (said := capsys.readouterr().err) and "line 1 makes" in said
 
 
+def test_half_of_a_letter_is_no_name(made, tmp_path, capsys):
+    """As JavaScript cuts an emoji, and JSON writes it."""
+    clips = lines_of(tmp_path, '{"prompt": "a", "output": "\\ud83d.mp4"}', {"prompt": "b"})
+    assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
+    assert len(made.requests) == 1 and "has letters that no file can have" in capsys.readouterr().err
+
+
 def test_a_table_has_the_same_settings(made, tmp_path):
     (tmp_path / "red.csv").write_text('prompt,seed,stg_blocks,stg_blocks,steps\n"a, b",3,1,2,\n')
     assert main(["batch", str(tmp_path / "red.csv"), "--output", str(tmp_path / "out")]) == 0

@@ -177,6 +177,15 @@ def test_guidance_of_a_stream_counts_before_the_common_one(asked):
     assert (audio.apg_limit, audio.nag_limit, audio.nag_blend) == (5, 3, 0.5)
 
 
+@pytest.mark.parametrize(("words", "blocks"), [(["1,2"], (1, 2)), (["1", "2"], (1, 2)), (["0-2+3"], (0, 1, 2, 3))])
+def test_blocks_are_written_as_their_help_says(asked, words, blocks):
+    assert asked("--stg-blocks", *words).guidance.audio.stg_blocks == blocks
+
+
+def test_blocks_may_be_left_to_the_recipe(asked):
+    assert asked("--stg-blocks", "auto") == asked()
+
+
 def test_guidance_changes_with_the_noise_level(asked):
     guidance = asked(
         "--guidance-up-to",
@@ -249,9 +258,17 @@ def test_a_prompt_is_enhanced_where_that_is_asked_for(asked):
 def test_a_latent_that_was_kept_is_decoded_with_a_sound_and_a_video_that_are_given(miniature, folder):
     words = ["generate", "--output", "x.mp4", "--audio", str(folder / "sound.wav"), "--video", str(folder / "film.mp4")]
     options = parse(words)
-    options.asked = options.values  # as where there is a latent
+    options.asked, options.take = options.values, SimpleNamespace(fps=FPS)  # as where there is a latent
     given = decoding_of(options, miniature, build_parser()[1]["generate"]).conditions
     assert [type(each) for each in given] == [KeepAudio, KeepVideo]
+
+
+@pytest.mark.parametrize(("known", "told"), [(FPS, True), (None, False)])
+def test_a_latent_that_knows_its_rate_has_no_other(miniature, caplog, known, told):
+    options = parse(["generate", "--output", "x.mp4", "--fps", "30"])
+    options.asked, options.take = options.values, SimpleNamespace(fps=known)
+    assert decoding_of(options, miniature, build_parser()[1]["generate"]).clip.fps == 30
+    assert ("--fps is not used: a latent that was kept is only decoded." in caplog.text) == told
 
 
 def test_references(asked, folder):
@@ -428,10 +445,15 @@ def test_segments_that_cannot_be_read(tmp_path):
 def test_segments_are_read_as_editors_and_shells_write_them(tmp_path, encoding):
     path = tmp_path / "segments.txt"
     path.write_bytes(
-        "0 a caf\u00e9\r\n\r\n# later\r\n  2.5s\ta dog\t barks\r\n00:09.5: x\r\n0:01:02 y".encode(encoding)
+        "0 a caf\u00e9\r\n\r\n# later\r\n  2.5s\ta dog\t barks\r\n00:09.5: x\r\n0:01:02 y\r\n63,5 z".encode(encoding)
     )
-    segments = [(0, "a caf\u00e9"), (2.5, "a dog\t barks"), (9.5, "x"), (62, "y")]
+    segments = [(0, "a caf\u00e9"), (2.5, "a dog\t barks"), (9.5, "x"), (62, "y"), (63.5, "z")]
     assert [(each.start, each.prompt) for each in syntax.read_segments(path)] == segments
+
+
+def test_a_time_may_be_written_on_any_keyboard(tmp_path):
+    (tmp_path / "segments.txt").write_text("\uff11\uff1a\uff10\uff12 a", encoding="utf-8")
+    assert syntax.read_segments(tmp_path / "segments.txt")[0].start == 62
 
 
 def test_a_frame_from_the_end_is_no_flag():

@@ -22,14 +22,16 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
 @pytest.mark.parametrize(
     ("words", "facts"),
     [
-        ([], ["COMMAND"]),
+        ([], ["COMMAND is missing: --help says"]),
         (["genrate"], ["genrate", "Did you mean generate?"]),
         (["--verbose"], ["COMMAND"]),
         (["generate", "--promt", "x"], ["--promt", "Did you mean --prompt?"]),
         (["generate", "--stg", "1"], ["--stg"]),
         (["compare", "a", "b", "--output", "c.mp4"], ["no flag --output", "compare FIRST SECOND OUT."]),
         (["lora", "shrink", "a", "--output=b"], ["no flag --output", "lora shrink IN OUT."]),
-        (["generate", "--prompt", "x"], ["required", "--output"]),
+        (["generate", "--prompt", "x"], ["--output is missing"]),
+        (["lora", str(LORA), "x.safetensors"], ["light-room.safetensors' stands where the word shrink is expected"]),
+        (["generate", "--output", "x.mp4", "--prompt", "a", "red", "ball"], ["red ball: ", "in quotes"]),
         (["generate", "--output", "x.mp4", "--schedule", "ltx"], ["'ltx'", "Did you mean ltx2?"]),
         (["generate", "--output", "x.mp4", "--steps", "x"], ["--steps", "'x'"]),
         (["generate", "--output", "x.mp4", "--steps"], ["--steps"]),

@@ -77,6 +77,8 @@ def test_json_has_names_of_flags_and_of_settings():
         ({"frame": 9}, ["'frame'", "Did you mean frames?"]),
         ({"promt": 9}, ["'promt'", "Did you mean prompt?"]),
         ({"seed": {"a": 1}}, ["seed", '{"a": 1}']),
+        ({"prompt": True}, ["prompt is true; write a text"]),
+        ({"prompt": float("nan")}, ["prompt is NaN; write a text"]),
         ({"refine": "perhaps"}, ["'perhaps'"]),
         ({"sigmas": "1,0", "custom_sigmas": "1,0"}, ["sigmas", "twice"]),
     ],

@@ -166,6 +166,12 @@ def test_what_is_not_understood_is_named():
 
 
 @pytest.mark.slow
+def test_names_of_a_file_are_no_lines_of_ours():
+    shapes = low_rank({"transformer_blocks.0.attn1.to_q": (4096, 4096)}) | {"a\nerror: b.lora_A.weight": (4, 8)}
+    report = compare_with_release(read_lora(Header(shapes)), "2.0")
+    assert "\n" not in report.line and not any(line.startswith("error") for line in str(report).splitlines())
+
+
 def test_factors_that_do_not_belong_together_fit_nothing():
     layer = "diffusion_model.transformer_blocks.0.attn1.to_q"
     lora = read_lora(Header({f"{layer}.lora_A.weight": (8, 4096), f"{layer}.lora_B.weight": (4096, 4)}))

@@ -17,7 +17,7 @@ from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.cli.syntax import parse_lora
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import settings_of
-from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
+from ltx2_core.lora import Strengths, StrengthSchedule, compare, open_lora
 from ltx2_core.lora.names import STREAMS
 from ltx2_core.lora.stack import for_component, text_identity
 from ltx2_core.lora.strengths import parse_blocks, parse_schedule
@@ -216,6 +216,21 @@ def test_strengths_are_settings_with_limits():
         assert (settings[name].look.least, settings[name].look.most, settings[name].default) == (-10, 10, 1.0)
     with pytest.raises(SettingError, match="audio is 11; it must be between -10 and 10"):
         check_limits(Strengths(audio=11))
+
+
+@pytest.mark.parametrize(
+    ("strengths", "told"),
+    [
+        (Strengths(blocks=(2,), text=0), True),
+        (Strengths(video=0, audio=0, text=0), True),
+        (Strengths(blocks=(1, 2)), False),
+        (Strengths(0, blocks=(2,)), False),
+        (None, False),
+    ],
+)
+def test_strengths_that_reach_no_layer_are_told(models, lora, strengths, told):
+    report = compare(lora, models, strengths)
+    assert ["it changes nothing" in text for text in (report.line, str(report))] == [told] * 2
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,16 @@ def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):
         assert torch.equal(read_picture(file), plain)
 
 
+def test_a_picture_of_display_p3_is_the_one_that_a_profile_would_say(tmp_path):
+    """Such as screens of Apple, in the curve of sRGB: dark greens and reds would be 20 of 255 off by another one."""
+    codes = torch.tensor([40.0, 180.0, 70.0]) / 255
+    light = torch.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
+    wide = torch.linalg.inv(matrix_to_bt709(DISPLAY_P3)).to(light) @ light
+    coded = torch.where(wide <= 0.0031308, wide * 12.92, 1.055 * wide ** (1 / 2.4) - 0.055)
+    path = tagged(tmp_path / "p3.png", (coded * 255).round().tolist(), DISPLAY_P3, 13, 0, 1)
+    assert (read_picture(path)[0, 0, 0] - codes).abs().max() < 1.5 / 255
+
+
 def test_a_matrix_that_is_kept_lies_on_the_cpu():
     """Whoever asks first may count on shapes, or compute on a card."""
     matrix_to_bt709.cache_clear()

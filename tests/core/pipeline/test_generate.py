@@ -62,6 +62,21 @@ def test_what_was_not_opened_and_frames_that_were_taken_are_told(models):
         clip.frames.mean()
 
 
+def test_a_negative_prompt_that_nothing_looks_at_is_told_of(models, caplog):
+    """As those of distilled models, whose text scale is 1."""
+    guided, nag = Guidance(text_scale=3), Guidance(nag_scale=4)
+    for negative, video, told in (
+        ("noise", Guidance(), True),
+        ("noise", guided, False),
+        ("noise", nag, False),
+        ('""', Guidance(), False),
+        (None, Guidance(), False),
+    ):
+        caplog.clear()
+        ltx2.generate(models, "a red ball", negative, **SMALL | {"video": video, "audio": Guidance()})
+        assert ("The negative prompt is not read" in caplog.text) == told, (negative, video)
+
+
 def test_a_given_clip_of_which_nothing_stays_is_told_of(models, caplog):
     """One to be changed or continued; not where a part of it is, nor where it shows through less noise."""
     given = InitClip(VideoSource(torch.rand(9, 64, 64, 3)))

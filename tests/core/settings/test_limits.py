@@ -68,7 +68,7 @@ FLAGS = [
     ],
     *[("--guidance-up-to", f"0.5:stg_blocks={value}", "blocks") for value in ("0-999999999999", "999999999999")],
     *[("--sigmas", value, "sigma") for value in ("1,nan,0", "2,0", "inf,0", ",".join(["1"] * 5000))],
-    *[("--stg-blocks", value, "stg_blocks names") for value in ("99", "999999999999", HUGE)],
+    *[("--stg-blocks", value, "blocks") for value in ("99", "999999999999", HUGE, "0-999999999999")],
     *[("--retake", value, "") for value in ("-1:2", "0:1e9", "nan:1", "0:nan")],
     *[("--image", value, BETWEEN) for value in ("99999999999:x.png", "0:x.png:5", "0:x.png:1:99")],
     *[("--lora", value, BETWEEN) for value in ("x.safetensors:99", "x.safetensors:1:audio=nan")],
