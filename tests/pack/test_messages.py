@@ -79,3 +79,6 @@ def test_messages_are_of_the_last_run_and_keep_their_lines(visit, tmp_path, rend
     assert NEEDS_NEGATIVE in seen["bad"][sampler]["lines"][-1] and seen["kind"] == "ltx2.SettingError"
     assert seen["later"][plan]["lines"] == seen["again"][plan]["lines"], "a page that was opened later says nothing"
     assert not any(NEEDS_NEGATIVE in line for line in seen["again"][sampler]["lines"])
+    told, warned = seen["refused"]
+    assert told[sampler]["lines"] == ["seed is -5; it must be between 0 and 18446744073709551615."]
+    assert any("put that file into models/checkpoints" in each for each in warned), "which has no place on its node"
