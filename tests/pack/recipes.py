@@ -75,9 +75,9 @@ def enlarged(stage, engine, content, fps):
     return type(content)(video, content.audio), fps
 
 
-def encoded(engine, prompts, keep):
-    asked.append({"node": "text", "negative": prompts[-1]})
-    return [torch.zeros(1, 1024, 64) for _ in prompts]
+def encoded(engine, prompts, negative, keep):
+    asked.append({"node": "text", "negative": negative})
+    return [torch.zeros(1, 1024, 64) for _ in (*prompts, negative)]
 
 
 sample.Sample.run, refine.Refine.run, upscale.Upscale.run = sampled, refined, enlarged
