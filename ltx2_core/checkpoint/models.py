@@ -192,7 +192,9 @@ class Models:
         names = source.file.official_names
         prefix = source.variant.prefix_in(names)
         is_bare = not all(name == key for name, key in names.items())  # then all of the file is one component's
-        unknown = [key for key in self.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
+        others = self.unknown(source.file)
+        beside = {*source.variant.keys.possible(others, prefix or "")}  # where nothing stands before its names
+        unknown = [key for key in others if is_bare or key in beside or (prefix and key.startswith(prefix))]
         if not unknown:
             return
         with named_errors(_name(source.file)):
