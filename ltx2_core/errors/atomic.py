@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from .files import named_beside, not_written, writing
 _log = logging.getLogger(__name__)
 
 _PATIENCE, _PAUSE = 1.0, 0.05  # seconds of attempts on Windows, and between two of them
+_ANY, _MARK = 8 * "*", re.compile(r"(?<=\.)[0-9a-f]{8}(?=(?:\.[^.]*)?$)")  # of an unfinished name, before its ending
 _ABANDONED = 3600.0  # seconds after which nobody writes on: the next frames of a clip can take many minutes
 
 
@@ -102,7 +103,7 @@ def whole_or_nothing(target: Path, *, listed: bool = False, naming: Naming | Non
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(target, idle=_ABANDONED, listed=listed)
+        clear_unfinished([target], idle=_ABANDONED, listed=listed)
         unfinished = _beside(target, uuid4().hex[:8], listed)
         try:
             yield unfinished
@@ -124,15 +125,22 @@ def write_atomically(path: Path, content: bytes, naming: Naming | None = None) -
         file.write(content)
 
 
-def clear_unfinished(target: Path, idle: float = 0.0, *, listed: bool = False) -> None:
-    """Remove what programs that were killed have left of ``target`` and nobody has written to for ``idle`` seconds."""
-    mark = 8 * "*"
-    before, _, after = _beside(target, mark, listed).name.rpartition(mark)
-    name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
-    for path in target.parent.glob("*") if target.parent.is_dir() else ():
-        with suppress(OSError):
-            if name.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= idle:
-                remove_unfinished(path)
+def clear_unfinished(targets: Iterable[Path], idle: float = 0.0, *, listed: bool = False) -> None:
+    """Remove what programs that were killed have left of ``targets`` and nobody has written to for ``idle`` seconds.
+
+    Each folder is listed once, whatever lies in it and however many targets do.
+    """
+    wanted: dict[Path, set[str]] = {}
+    for target in targets:
+        wanted.setdefault(target.parent, set()).add(_beside(target, _ANY, listed).name)
+    for folder, names in wanted.items():
+        found = []
+        with suppress(OSError):  # of a folder that is not there, or not to be read
+            found = [folder / name for name in os.listdir(folder) if _MARK.sub(_ANY, name) in names]
+        for path in found:
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime >= idle:
+                    remove_unfinished(path)
 
 
 def _beside(target: Path, mark: str, listed: bool) -> Path:
