@@ -8,6 +8,7 @@ from fractions import Fraction
 from importlib import import_module
 
 import pytest
+import tiny_parts
 import torch
 from fake_engine import FakeEngine
 from peak import Peak
@@ -69,7 +70,7 @@ def _no_card_is_measured(monkeypatch):
 
 @pytest.fixture(scope="module")
 def upscaler(tmp_path_factory):
-    return open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("upscaler")))
+    return open_upscaler(tiny_parts.write_upscaler(tmp_path_factory.mktemp("upscaler")))
 
 
 def given() -> list:

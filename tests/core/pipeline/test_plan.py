@@ -8,6 +8,7 @@ from fractions import Fraction
 from weakref import ref
 
 import pytest
+import tiny_parts
 import torch
 from golden import key_list
 from planned import REFINING, SAMPLING, SLOW, plan, small
@@ -258,7 +259,7 @@ LACKING = {
 @pytest.mark.parametrize("what", LACKING)
 def test_a_stage_by_itself_says_what_the_files_lack(tmp_path, what):
     """As on a graph; its networks are measured before they are built."""
-    engine = LocalEngine(ltx2.open_models(tiny.write_split(tmp_path)[0]), Resources(device="cpu"))
+    engine = LocalEngine(ltx2.open_models(tiny_parts.write_split(tmp_path)[0]), Resources(device="cpu"))
     for ask in (engine.fit, engine.placement):
         with pytest.raises(CheckpointError, match=f"has no {what}; choose the file that holds it"):
             ask(LACKING[what])

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny_parts
 import torch
 from fake_engine import FakeEngine
 from planned import SLOW
 from safetensors.torch import save_file
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.folders import open_file
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.disk_cache.mapped import FileSpan
@@ -310,7 +310,7 @@ def test_weights_that_rest_in_ram_make_room_for_frames(monkeypatch):
 
 
 def test_an_upscaler_lies_in_a_file_of_its_own(tiny_files, tmp_path):
-    file = open_upscaler(tiny.write_upscaler(tmp_path))
+    file = open_upscaler(tiny_parts.write_upscaler(tmp_path))
     spans = prefetch.spans_of(ltx2.open_models(tiny_files("2.3")[0]), upscaler_key(file))
     assert sum(span.nbytes for span in spans) == file.nbytes and {span.path for span in spans} == {str(file.file.path)}
 
