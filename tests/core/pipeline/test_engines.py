@@ -571,7 +571,7 @@ def test_the_store_follows_a_placement():
         for each in (placement, place(need, Room(MACHINE, need.peak, 0)), placement):
             follow(store, each)
             with store.use():
-                assert store.unit == each.unit and store.unit_bytes == list(each.units)
+                assert store.unit == each.unit and store.unit_bytes == list(each.units.sizes)
                 assert store.staying == [tier == DEVICE for tier in each.tiers]
                 assert store.card_bytes <= each.weight_budget == store.budget
             units.add((each.unit, each.slots > 0))

@@ -21,7 +21,7 @@ from ltx2_core.disk_cache.mapped import FileSpan
 from ltx2_core.memory import PinnedMemory, Room, StageNeed
 from ltx2_core.memory.machine import GIB, Machine
 from ltx2_core.memory.page_cache import PIECE, ReadAhead, cut, read_span
-from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.partition import Units, Weights
 from ltx2_core.memory.placement import DEVICE, DISK, HOST, Placement
 from ltx2_core.memory.ram import kept_free
 from ltx2_core.memory.trace import Cost
@@ -237,7 +237,7 @@ class Owner:
 
 
 def placed(*tiers, nbytes=1000):
-    return Placement(StageNeed("prompt", Weights(0, (nbytes,) * len(tiers)), Cost()), tiers, 2, 1, 1)
+    return Placement(StageNeed("prompt", Weights(Units(0, (nbytes,) * len(tiers))), Cost()), tiers, 2, 1, 1)
 
 
 def test_it_is_off_where_it_would_be_in_the_way(seen, tiny_blueprint):
@@ -324,7 +324,7 @@ def test_the_plan_says_how_much_reading_is_hidden():
     first, second = ReadPrompts(1), Connect(1)
 
     def placement(stage, tier, seconds):
-        return Placement(StageNeed(stage.name, Weights(200, (500, 500)), Cost()), (tier,) * 2, 0, 12, seconds)
+        return Placement(StageNeed(stage.name, Weights(Units(200, (500, 500))), Cost()), (tier,) * 2, 0, 12, seconds)
 
     def hidden(tier, ram=10_000, **room):
         places = [placement(first, tier, 10.0), placement(second, DEVICE, 1.0)]
