@@ -19,7 +19,7 @@ from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..sampling.schedules import ALL_NOISE
-from ..settings import AUTO, CompleteRequest, Request, parameters_text
+from ..settings import AUTO, CompleteRequest, Request
 from ..text.prompts import describe_prompts
 from .duration import with_length
 from .encode_conditions import encode_all
@@ -105,7 +105,7 @@ def run_complete(
     cache = contexts_cache(engine, request.resources.cache if request.encoded is None else None)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
-    parameters = parameters_text(complete, _name_of(engine.models))
+    parameters = complete.parameters_text(_name_of(engine.models))
     finish = replace(_finish(stages, engine, complete), grading=grading)
     if sampled is None:
         sampled = _sampled(complete, engine, stages, cache)

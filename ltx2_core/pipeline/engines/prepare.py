@@ -218,7 +218,7 @@ class RunLoad(Load):
             need = self._widened(stage, need, folded)
         share = sum(load.beside for load in loads) / sum(load.numbers for load in loads)
         more = Cost(products=(need.cost.products + need.cost.products8) * share)
-        return replace(need, weights=sum((load.weights for load in loads), Weights(0)), cost=need.cost + more)
+        return replace(need, weights=sum((load.weights for load in loads), Weights()), cost=need.cost + more)
 
     def _widened(self, stage: Stage, need: StageNeed, folded: frozenset[str]) -> StageNeed:
         """The need of a stage whose weights are wide; its work is that with every block like those, in proportion."""
