@@ -6,6 +6,7 @@ process. And ``--agreement``, which prints the figures.
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -76,6 +77,19 @@ def mark_all_but_samples(items):
         for number, item in enumerate(group):
             if number not in kept:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def tmp_path(request, tmp_path):
+    """A folder of the test's own, emptied when it has passed: what all tests write would fill several gigabytes.
+
+    The folder itself stays, for a test that got one of the same name would write files that look like the former.
+    """
+    failed = request.session.testsfailed
+    yield tmp_path
+    if request.session.testsfailed == failed:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        tmp_path.mkdir(exist_ok=True)
 
 
 @pytest.fixture
