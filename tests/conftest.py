@@ -65,6 +65,24 @@ def pytest_collection_finish():
     gc.set_threshold(10_000, 20, 20)
 
 
+HAS_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Empty the folder of a test that has passed, for all of them together take gigabytes.
+
+    The folder itself stays: a test that got one of the same name would write files that look like the former.
+    """
+    report = yield
+    if report.failed:
+        item.stash[HAS_FAILED] = True
+    if call.when == "teardown" and HAS_FAILED not in item.stash and (folder := item.funcargs.get("tmp_path")):
+        shutil.rmtree(folder, ignore_errors=True)  # Windows removes no file that is mapped
+        folder.mkdir(exist_ok=True)
+    return report
+
+
 def mark_all_but_samples(items):
     """Of a test that is marked ``sample(n)``, all cases are slow but n of them, spread evenly."""
     cases = defaultdict(list)
@@ -77,19 +95,6 @@ def mark_all_but_samples(items):
         for number, item in enumerate(group):
             if number not in kept:
                 item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture
-def tmp_path(request, tmp_path):
-    """A folder of the test's own, emptied when it has passed: what all tests write would fill several gigabytes.
-
-    The folder itself stays, for a test that got one of the same name would write files that look like the former.
-    """
-    failed = request.session.testsfailed
-    yield tmp_path
-    if request.session.testsfailed == failed:
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        tmp_path.mkdir(exist_ok=True)
 
 
 @pytest.fixture
