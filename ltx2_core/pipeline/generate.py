@@ -20,7 +20,7 @@ from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..sampling.schedules import ALL_NOISE
 from ..settings import AUTO, CompleteRequest, Request, parameters_text
-from ..text.prompts import foreign_syntax
+from ..text.prompts import describe_prompts
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -138,9 +138,8 @@ def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: D
 
 
 def _say_first(request: CompleteRequest) -> None:
-    for prompt in (*(segment.prompt for segment in request.script), request.negative):
-        for sentence in foreign_syntax(prompt):
-            _log.warning(sentence)
+    for sentence in describe_prompts([segment.prompt for segment in request.script], request.negative):
+        _log.warning(sentence)
     if seen := request.followed_picture:
         size = request.shown or (request.final.width, request.final.height)
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)

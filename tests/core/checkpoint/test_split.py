@@ -54,6 +54,14 @@ def test_the_projection_comes_with_a_text_encoder_that_was_given_apart(parts):
     assert not models.missing and models.sources["text_features"].file.path == encoder
 
 
+def test_unknown_tensors_of_the_projection_beside_a_text_encoder_are_told(parts, tmp_path):
+    encoder, key = tmp_path / parts[1].name, "text_embedding_projection.video_aggregate_embed.x"
+    save_file(load_file(parts[1]) | {key: torch.ones(2)}, encoder, TensorFile(parts[1]).metadata)
+    models = open_models([parts[0], encoder, *parts[2:]])
+    with pytest.raises(CheckpointError, match=f"has unknown tensors: {key}"):
+        models.network("text_features")
+
+
 @pytest.mark.slow
 def test_a_clip_of_the_parts_is_that_of_the_whole(parts, tiny_files):
     whole, packed = tiny_files("2.5")[0], tiny_files("2.5")[2]

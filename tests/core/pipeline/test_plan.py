@@ -171,6 +171,14 @@ def test_the_command_line_plans_for_files_and_for_releases(tiny_blueprint, capsy
     assert "not known" in capsys.readouterr().err
 
 
+def test_only_cards_that_weights_are_streamed_to_are_said_to_have_pinned_ram(released):
+    """Those of AMD and Intel take each block from the RAM when its turn comes."""
+    clip, card = ClipShape(768, 512, 121, Fraction(24)), replace(machine_named("4060"), link=1e9)
+    for machine, kind, may_be in (card, "pinned RAM", "pinned"), (replace(card, overlaps=False), "RAM", "taken"):
+        said = plan(released("2.3"), clip, machine, ram=4 * GIB).explain()
+        assert f"of the card and 4.3 GB of {kind}\n" in said and f"of RAM may be {may_be}." in said
+
+
 CARDS_WITH = {8: "RTX 4060", 12: "RTX 4070", 16: "RTX 4080", 24: "RTX 4090"}
 
 
