@@ -18,14 +18,16 @@ PYTEST := OMP_NUM_THREADS=1 $(IN_VENV) pytest --numprocesses 2 --dist loadfile -
 demo: .venv/ready-for-demo
 	$(IN_VENV) ltx2_core generate --prompt "a red ball bounces twice on the left" --output demo.mp4
 
-# Where there is a ComfyUI, the tests of the pack start it; torch stays the one that the other tests run with.
+# Where there is a ComfyUI, the tests of the pack start it; torch stays the one that the other tests run with. Types are
+# checked meanwhile, for which only what is there already is read.
 test: .venv/ready-for-tests
-	if [ -f "$(COMFYUI)/requirements.txt" ]; then \
-		$(INSTALL) --requirement "$(COMFYUI)/requirements.txt" --constraint .venv/torch.txt; \
-	fi
 	$(IN_VENV) ruff check
 	$(IN_VENV) ruff format --check
-	$(IN_VENV) mypy
+	$(IN_VENV) mypy & types=$$!; \
+	if [ -f "$(COMFYUI)/requirements.txt" ]; then \
+		$(INSTALL) --requirement "$(COMFYUI)/requirements.txt" --constraint .venv/torch.txt || exit; \
+	fi; \
+	wait $$types
 	$(PYTEST)
 
 # While one writes code: what needs no other implementation, no server, no card and no whole clip.
@@ -49,16 +51,14 @@ card-bundle:
 	touch $@
 
 # What we compare with comes without its own wishes for other packages, but those that diffusers and peft cannot do
-# without are named.
+# without are named. Each call of pip takes a second before it does anything; aiohttp is read with the types of nodes.
 .venv/ready-for-tests: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --only-deps ".[standalone,test]"
-	$(INSTALL) --no-deps ltx-core==1.0.0 diffusers==0.42.1 peft==0.21.2 accelerate==1.15.0
-	$(INSTALL) --no-deps optimum-quanto==0.2.7 bitsandbytes==0.50.2 comfy-kitchen==0.2.40 gguf==0.19.0
-	$(INSTALL) --no-deps torchao==0.18.0 OpenEXR==3.5.3
-	$(INSTALL) c2pa-python==0.38.1
-	$(INSTALL) --only-binary ray "ray==2.60.0; python_version < '3.15'"
-	$(INSTALL) requests importlib_metadata psutil
+	$(INSTALL) --no-deps ltx-core==1.0.0 diffusers==0.42.1 peft==0.21.2 accelerate==1.15.0 \
+		optimum-quanto==0.2.7 bitsandbytes==0.50.2 comfy-kitchen==0.2.40 gguf==0.19.0 torchao==0.18.0 OpenEXR==3.5.3
+	$(INSTALL) --only-binary ray "ray==2.60.0; python_version < '3.15'" c2pa-python==0.38.1 \
+		aiohttp requests importlib_metadata psutil
 	$(IN_VENV) pip list --format=freeze | grep -E '^torch(audio|vision)?==' > .venv/torch.txt
 	touch $@

@@ -100,7 +100,8 @@ def cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int,
 
 def share(placement: Placement, *tiers: str) -> float:
     """Return the share of a placement's streamable bytes that lie on these tiers."""
-    return sum(size for size, tier in zip(placement.units, placement.tiers) if tier in tiers) / sum(placement.units)
+    sizes = placement.units.sizes
+    return sum(size for size, tier in zip(sizes, placement.tiers) if tier in tiers) / sum(sizes)
 
 
 if __name__ == "__main__":

@@ -34,14 +34,21 @@ export function addMessages(node) {
   });
 }
 
+const placeOf = (node) => node.widgets?.find((each) => each.name === NAME);
+
+/** Whether `node` has a place for what it says. */
+export function saysOn(node) {
+  return Boolean(placeOf(node));
+}
+
 /** What `node` said, a line for each sentence. */
 export function saidBy(node) {
-  return node.widgets?.find((each) => each.name === NAME)?.value ?? "";
+  return placeOf(node)?.value ?? "";
 }
 
 /** Show `text` on `node`. */
 export function say(node, text) {
-  const widget = node.widgets?.find((each) => each.name === NAME);
+  const widget = placeOf(node);
   if (widget) widget.value = text;
 }
 

@@ -3,8 +3,9 @@
 // because undo and a change of tabs make all nodes anew.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { say } from "./messages.js";
+import { say, saysOn } from "./messages.js";
 import { showPreview, showStatus } from "./preview.js";
+import { warn } from "./warn.js";
 
 const kept = new WeakMap(); // by workflow: what each of its nodes shows, by id
 const origins = new Map(); // the workflow that each prompt was queued from
@@ -15,7 +16,11 @@ export function followPrompts() {
   const { queuePrompt } = api;
   api.queuePrompt = async (...asked) => {
     const from = onScreen();
-    const answer = await queuePrompt.apply(api, asked);
+    const answer = await queuePrompt.apply(api, asked).catch((refusal) => {
+      tellRefusals(from, refusal?.response?.node_errors);
+      throw refusal;
+    });
+    tellRefusals(from, answer?.node_errors); // of outputs that are not made, while others are
     origins.set(answer?.prompt_id, from);
     return answer;
   };
@@ -28,11 +33,25 @@ export function followPrompts() {
   }
 }
 
+// Before a run ComfyUI hides our sentences behind a button of its panel, under "couldn't validate a connected node".
+function tellRefusals(workflow, refusals = {}) {
+  for (const [id, { errors }] of Object.entries(refusals)) {
+    const ours = errors.filter(({ type }) => type.startsWith("exception_during"));
+    if (ours.length) tellOf(workflow, id, { said: ours.map(({ details }) => details).join("\n") });
+  }
+}
+
 /** Let the node of this id show some of { said, clip, status }. In a subgraph ids are "outer:inner". */
 export function tell(id, news) {
-  const results = resultsOf(workflowOfRun());
+  tellOf(workflowOfRun(), id, news);
+}
+
+function tellOf(workflow, id, news) {
+  const results = resultsOf(workflow);
   results.set(String(id), { ...results.get(String(id)), ...news });
-  if (workflowOfRun() === onScreen() && !isLoading()) show(id, news);
+  if (workflow !== onScreen() || isLoading()) return;
+  const node = show(id, news);
+  if (node && news.said && !saysOn(node)) warn(node.title, news.said); // an error: nodes that say more have a place for it
 }
 
 /** Let nodes say nothing any more, except those whose result of the last run is used again. */
@@ -62,8 +81,9 @@ function show(id, { said, clip, status }) {
     node = graph?.getNodeById(part);
     graph = node?.subgraph;
   }
-  if (!node?.comfyClass?.startsWith("LTX2AV")) return;
+  if (!node?.comfyClass?.startsWith("LTX2AV")) return null;
   if (said !== undefined) say(node, said);
   if (clip) showPreview(node, clip);
   if (status !== undefined) showStatus(node, status);
+  return node;
 }

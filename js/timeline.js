@@ -42,11 +42,11 @@ addStyle(`
 .ltx2av-timeline input[type=number] { width: 58px; }
 .ltx2av-timeline textarea { flex: 1 1 100%; height: 44px; resize: none; }
 .ltx2av-timeline > .ltx2av-strip { flex: 1 1 0; display: block; overflow: auto hidden; border-radius: 6px;
-  background: #08080f; }
+  background: #08080f; color: #ddd; }
 .ltx2av-strip > div { position: relative; min-height: 100%; }
 .ltx2av-strip section { position: relative; height: ${LANE}px; border-top: 1px solid #fff1; }
 .ltx2av-strip section:empty::before { content: attr(data-lane); line-height: ${LANE}px; padding-left: 4px; opacity: 0.35; }
-.ltx2av-strip header { position: relative; height: 16px; color: var(--descrip-text, #999); cursor: pointer; }
+.ltx2av-strip header { position: relative; height: 16px; color: #999; cursor: pointer; }
 .ltx2av-strip header span { position: absolute; border-left: 1px solid #fff4; padding-left: 2px; }
 .ltx2av-strip article { position: absolute; inset: 2px auto 2px 0; overflow: hidden; white-space: nowrap;
   box-sizing: border-box; min-width: 14px; padding: 1px 4px; border: 1px solid #fff5; border-radius: 4px;

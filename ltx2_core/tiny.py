@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,23 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
 from .checkpoint.components import COMPONENTS, Component, Shapes
-from .checkpoint.files import TensorFile
-from .checkpoint.keys.text import DURATION_HEAD
-from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import BUILT_IN_GEMMA
 from .checkpoint.text_encoder import EncoderKind, kind_titled
 from .checkpoint.versions import VERSIONS
 from .checkpoint.write import safetensors_layout, write_tensors
 from .errors import SettingError
 from .text import EncoderConfig, Gemma4Config, GemmaConfig
-from .text.duration import DurationHead, DurationHeadConfig
 from .transformer.config import REQUIRED
-from .upscaler import Upscaler, UpscalerConfig, binomial_blur
+from .upscaler import binomial_blur
 
 _LAYERS = 2
 
@@ -71,23 +65,6 @@ _DECODER = {
 
 _DECODER["2.5"] = _DECODER["2.3"]
 
-_DIFFUSION_VAE = {
-    "_class_name": "CausalDiffusionVAE",
-    "model_output_type": "x0",
-    "encoder": {"blocks": _ENCODER, "out_channels": 128, "dims": 3, "spatial_padding_mode": "zeros"},
-    "decoder": {
-        "in_channels": 128,
-        "head_dim": 16,
-        "t_emb_dim": 24,
-        "stage_channels": [64, 32, 16, 16, 16],
-        "stage_depths": [1, 1, 1, 1, 1],
-        "stage_kernels": [[3, 3, 3]] * 5,
-        "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 1]],
-        "timestep_scale_multiplier": 1000.0,
-        "default_num_inference_steps": 1,
-    },
-}
-
 # Of two stages with a block each: the published ones have 63 blocks, and the sound was half of a tiny clip's time.
 _VOCODER = {
     "upsample_initial_channel": 16,
@@ -100,7 +77,6 @@ _GEMMA: dict[str, EncoderConfig] = {
     "Gemma 3": GemmaConfig(**_SIZES, attention_scalar=16),
     "Gemma 4": Gemma4Config(**_SIZES, full_head_dim=32, full_every=2),
 }
-_ASSETS = ("chat_template.jinja", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 _TRAINING = "gemma4-tiny-v1"  # by which the text encoder of 2.5 and its transformer know each other
 
 
@@ -160,15 +136,15 @@ def write(folder: str | Path, version: str, seed: int = 0, transformer: Mapping[
     kind = kind_titled(VERSIONS[version].encoder)
     if kind.title != "Gemma 3":
         metadata["gemma_source_checkpoint"] = json.dumps({"ltx_version": f"{version}.0", "gemma_version": _TRAINING})
-    _save(_checkpoint(sections, seed), checkpoint, metadata)
+    save(_checkpoint(sections, seed), checkpoint, metadata)
     return [checkpoint, *_write_gemma(folder, kind, seed)]
 
 
 def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     """Write a text encoder as a folder of Hugging Face, and as a single file."""
     encoder_config = _GEMMA[kind.title]
-    tensors, whole = _weights(encoder_config.build, str, seed), folder / "gemma-tiny"
-    _save({f"language_model.{key}": value for key, value in tensors.items()}, whole / "model.safetensors")
+    tensors, whole = weights_of(encoder_config.build, str, seed), folder / "gemma-tiny"
+    save({f"language_model.{key}": value for key, value in tensors.items()}, whole / "model.safetensors")
     model_type = kind.model_types[0]
     about = {
         "model_type": model_type,
@@ -183,92 +159,12 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     packed = {"gemma3": ("spiece_model", "tokenizer.model")}.get(model_type, ("tokenizer_json", "tokenizer.json"))
     tokenizer = torch.from_numpy(np.frombuffer((whole / packed[1]).read_bytes(), dtype=np.uint8).copy())
     header = {} if model_type == "gemma3" else {"format": "pt", "gemma_config": json.dumps(about)}
-    _save(tensors | {packed[0]: tokenizer}, single, header)
+    save(tensors | {packed[0]: tokenizer}, single, header)
     return [whole, single]
 
 
-def write_split(folder: str | Path, kind: str = "dev", seed: int = 0) -> list[Path]:
-    """Write a set of 2.5 as it is published: one file for each part, in the folders that ComfyUI has for them.
-
-    Args:
-        folder: where these folders are.
-        kind: "dev" or "distilled", which the name of the transformer says.
-        seed: of the weights.
-
-    Returns:
-        The transformer, the text encoder with projection and tokenizer, the video VAE and the audio VAE.
-    """
-    folder = Path(folder)
-    with tempfile.TemporaryDirectory() as place:
-        checkpoint, _, gemma = write(place, "2.5", seed)
-        # Mapped, they would keep Windows from removing the folder.
-        whole, metadata = load(checkpoint.read_bytes()), TensorFile(checkpoint).metadata
-        packed, header = load(gemma.read_bytes()), TensorFile(gemma).metadata
-    sections = json.loads(metadata["config"])
-    projection = {key: whole.pop(key) for key in list(whole) if key.startswith("text_embedding_projection.")}
-    assets = {f"hf_asset__{name}": torch.tensor([*b"{}"], dtype=torch.uint8) for name in _ASSETS}
-    parts = (
-        ("diffusion_models/ltx-2.5-tiny-{}-transformer", "model.", ("transformer",)),
-        ("vae/ltx-2.5-tiny-video-vae-conv", "vae.", ("vae",)),
-        ("vae/ltx-2.5-tiny-audio-vae", ("audio_vae.", "vocoder."), ("audio_vae", "vocoder")),
-    )
-    paths = []
-    for name, prefix, own in parts:
-        path = folder / f"{name.format(kind)}.safetensors"
-        about = {section: sections[section] if section in own else None for section in sections}
-        tensors = {key.removeprefix("vae."): value for key, value in whole.items() if key.startswith(prefix)}
-        _save(tensors, path, metadata | {"config": json.dumps(about)})
-        paths.append(path)
-    encoder = folder / "text_encoders" / "gemma4-tiny-with-proj-ltx-2.5.safetensors"
-    _save(packed | projection | assets, encoder, header)
-    return [paths[0], encoder, *paths[1:]]
-
-
-def write_duration_head(folder: str | Path, seed: int = 0) -> Path:
-    """Write a duration head for the tiny 2.5 with random weights, in the folder that ComfyUI has for it."""
-    video, audio = _TRANSFORMER["cross_attention_dim"], _TRANSFORMER["audio_cross_attention_dim"]
-    sizes = DurationHeadConfig(video, audio, 16, 2, 4, 20)
-    tensors = _weights(partial(DurationHead, sizes), DURATION_HEAD.official, seed)
-    path = Path(folder) / "model_patches" / "ltx-2.5-tiny-duration-head.safetensors"
-    section = {"transformer": {"cross_attention_dim": sizes.video_width}, "duration_head": {"num_pooler_heads": 4}}
-    _save(tensors, path, {"config": json.dumps(section)})
-    return path
-
-
-def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
-    """Write an upscaler of the miniatures' latents with random weights, and return its file.
-
-    Args:
-        folder: where.
-        kind: what its config says of scales; None for twice the size.
-        seed: of the weights.
-    """
-    section = {"in_channels": 128, "dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1} | dict(kind or {})
-    upscaler_config = UpscalerConfig.from_json(section)
-    keys = RATIONAL_UPSCALER if upscaler_config.rational else UPSCALER
-    tensors = _weights(partial(Upscaler, upscaler_config), keys.official, seed)
-    path = Path(folder) / "ltx-upscaler-tiny.safetensors"
-    _save(tensors, path, {"config": json.dumps(section)})
-    return path
-
-
-def write_diffusion_vae(folder: str | Path, seed: int = 0) -> Path:
-    """Write a video VAE whose decoder is a diffusion model, as a file of its own as LTX-2.5 has it; return the file.
-
-    Args:
-        folder: where.
-        seed: of the weights.
-    """
-    sections, tensors = {"vae": _DIFFUSION_VAE}, dict[str, Tensor]()
-    for name in ("video_encoder", "video_decoder"):
-        own = _component(COMPONENTS[name], sections, {}, seed)
-        tensors |= {key.removeprefix("vae."): value for key, value in own.items()}
-    path = Path(folder) / "ltx-2.5-video-vae-tiny.safetensors"
-    _save(tensors, path, {"config": json.dumps(sections)})
-    return path
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write ``tensors`` by their names in files; a folder is made if need be."""
     write_tensors(path, safetensors_layout(tensors, metadata), tensors.items())
 
 
@@ -284,10 +180,10 @@ def _checkpoint(sections: dict[str, Any], seed: int) -> dict[str, Tensor]:
 
 
 def _component(component: Component, sections: dict[str, Any], shapes: Shapes, seed: int) -> dict[str, Tensor]:
-    return _weights(partial(component.make, sections, shapes), component.variant_for(sections).keys.official, seed)
+    return weights_of(partial(component.make, sections, shapes), component.variant_for(sections).keys.official, seed)
 
 
-def _weights(make: Callable[[], nn.Module], official: Callable[[str], str], seed: int) -> dict[str, Tensor]:
+def weights_of(make: Callable[[], nn.Module], official: Callable[[str], str], seed: int) -> dict[str, Tensor]:
     """Draw bfloat16 weights of sensible size by their names in files, the same on every machine."""
     with torch.device("meta"):
         network = make()

@@ -1,5 +1,6 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 from comfy_api.latest import io
@@ -9,7 +10,7 @@ from ..ltx2_core.fields import settings_from
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.graph.latents import GraphLatent, GraphPrompt
-from ..ltx2_core.pipeline.graph.stages import refine_latent, refine_raised, upscale_latent
+from ..ltx2_core.pipeline.graph.stages import Raising, Refining, enlarge_and_refine, refine_latent, upscale_latent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.raise_rate import check_known_keyframes
 from ..ltx2_core.sampling.tiles import TileSettings
@@ -131,11 +132,10 @@ class TwoStage(Node):
         conditions, prompts = settings.get("conditions") or (), (positive, settings.get("negative"))
         recipe = second.completed(recipe_of(model.models, settings.get("hq", False)).refine, conditions)
         begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
-        larger = upscale_latent(HostEngine(model, plan), begin, upscaler_of(upscaler, model.models), None, second)
-        refiner: LoadedModel = settings.get("refine_model") or model
-        large = GraphLatent(larger, prompt=begin.prompt)
-        engine = sampling_engine(cls, refiner, large, plan)
-        refined, report = refine_latent(engine, large, prompts, second, recipe, seed, conditions, begin.content)
+        engine_of = partial(sampling_engine, cls, settings.get("refine_model") or model, plan=plan)
+        lay_out = partial(Refining.of, prompts, second, recipe, seed, conditions, begin.content)
+        enlarging, network = HostEngine(model, plan), upscaler_of(upscaler, model.models)
+        refined, report = enlarge_and_refine(enlarging, begin, network, engine_of, lay_out, second=second)
         return io.NodeOutput(to_host_latent(refined), report)
 
 
@@ -158,12 +158,12 @@ class RaiseFrameRate(Node):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, rounds: int, seed: int,
         plan: Plan | None = None, conditions: Chain | None = None
     ) -> io.NodeOutput:  # fmt: skip
+        engine_of = partial(sampling_engine, cls, model, plan=plan)
         for number in range(1, rounds + 1):
             begin = GraphLatent(latent)
             check_known_keyframes(begin.content)
-            engine = HostEngine(model, plan)
-            larger = GraphLatent(upscale_latent(engine, begin, upscaler_of(upscaler, model.models), "time"))
-            engine = sampling_engine(cls, model, larger, plan)
-            latent = refine_raised(engine, larger, positive, conditions or (), number, seed)
+            engine, network = HostEngine(model, plan), upscaler_of(upscaler, model.models)
+            lay_out = partial(Raising.of, positive, conditions or (), number, seed)
+            latent = enlarge_and_refine(engine, begin, network, engine_of, lay_out, "time")
         cls.show(GraphLatent(latent).shape.describe())
         return io.NodeOutput(to_host_latent(latent))

@@ -41,9 +41,9 @@ def encode_prompts(
     engine: HostEngine, prompts: list[str], negative: str = "", keep_encoded: bool = True
 ) -> list[Conditioning]:
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
-    asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
+    away = given_negative(negative.strip() or None, recipe_of(engine.models))
     extras = {UNPROCESSED: True, MADE_BY: engine.models.generation}
-    return [to_host_prompt([(each, dict(extras))]) for each in cached_features(engine, asked, keep_encoded)]
+    return [to_host_prompt([(each, dict(extras))]) for each in cached_features(engine, prompts, away, keep_encoded)]
 
 
 class EnhancePrompt(Node):

@@ -6,6 +6,7 @@ process. And ``--agreement``, which prints the figures.
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -62,6 +63,24 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+HAS_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Empty the folder of a test that has passed, for all of them together take gigabytes.
+
+    The folder itself stays: a test that got one of the same name would write files that look like the former.
+    """
+    report = yield
+    if report.failed:
+        item.stash[HAS_FAILED] = True
+    if call.when == "teardown" and HAS_FAILED not in item.stash and (folder := item.funcargs.get("tmp_path")):
+        shutil.rmtree(folder, ignore_errors=True)  # Windows removes no file that is mapped
+        folder.mkdir(exist_ok=True)
+    return report
 
 
 def mark_all_but_samples(items):

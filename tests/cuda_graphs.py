@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ltx2_core.transformer import graphs
 
@@ -71,7 +70,7 @@ class Recorder(TorchDispatchMode):
         """Return what ``operation`` makes of its arguments, and note it."""
         if operation.overloadpacket in REFUSED:
             raise RefusedError(f"operation not permitted when stream is capturing: {operation}")
-        args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}))
+        args, kwargs = _detached((args, kwargs or {}))
         result = operation(*args, **kwargs)
         given = {_place(tensor) for tensor in _tensors((args, kwargs))}
         made = _tensors(result)
@@ -88,8 +87,24 @@ class Recorder(TorchDispatchMode):
 Recorder.__torch_dispatch__ = Recorder.note
 
 
+# PyTorch's own walks through what an operation is given take longer than the operation.
+
+
 def _tensors(tree) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = [*tree.values()]
+    return [tensor for each in tree for tensor in _tensors(each)] if isinstance(tree, (tuple, list)) else []
+
+
+def _detached(tree):
+    """The same with other tensors over the same memory."""
+    if isinstance(tree, Tensor):
+        return tree.detach()
+    if isinstance(tree, dict):
+        return {key: _detached(each) for key, each in tree.items()}
+    return type(tree)(map(_detached, tree)) if isinstance(tree, (tuple, list)) else tree
 
 
 class Card:

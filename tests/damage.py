@@ -15,11 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import tiny_parts
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ltx2_core import tiny
 from ltx2_core.checkpoint import TensorFile, build, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler
@@ -72,7 +72,7 @@ class Whole:
 def whole_files(folder: Path, checkpoint: Path, gemma: Path, gemma_file: Path) -> Whole:
     """Write small files of the remaining kinds beside a tiny model."""
     generator = torch.Generator().manual_seed(0)
-    upscaler = tiny.write_upscaler(folder)
+    upscaler = tiny_parts.write_upscaler(folder)
     frames = torch.rand(9, 16, 32, 3, generator=generator)
     sound = torch.rand(2, 8000, generator=generator) - 0.5
     write_video(folder / "film.mp4", [frames], FPS, sound, 24_000)

@@ -134,7 +134,7 @@ def official_velocity(theirs, video: StreamInput | None, audio: StreamInput | No
             timesteps = stream.sigma[:, None].expand(stream.tokens.shape[:2])
         return modality(
             latent=stream.tokens, sigma=stream.sigma, timesteps=timesteps, positions=stream.positions,
-            context=stream.context, context_mask=stream.context_mask, attention_mask=matrix(stream.visibility),
+            context=stream.context, context_mask=None, attention_mask=matrix(stream.visibility),
         )  # fmt: skip
 
     batch = len((video or audio).tokens)

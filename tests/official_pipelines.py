@@ -19,6 +19,7 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import tiny_parts
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -74,9 +75,11 @@ class Files:
         self.checkpoint, self.gemma, _ = tiny.write(folder, version)
         self.distilled = folder / f"ltx-{version}-tiny-distilled.safetensors"
         self.distilled.hardlink_to(self.checkpoint)
-        self.upscaler = tiny.write_upscaler(folder)
+        self.upscaler = tiny_parts.write_upscaler(folder)
         (folder / "time").mkdir()
-        self.temporal = tiny.write_upscaler(folder / "time", {"spatial_upsample": False, "temporal_upsample": True})
+        self.temporal = tiny_parts.write_upscaler(
+            folder / "time", {"spatial_upsample": False, "temporal_upsample": True}
+        )
         self.loras = {name: self._lora(name, seed) for seed, name in enumerate(("distilled-lora", "ic-lora"))}
         draw = functools.partial(torch.rand, generator=torch.Generator().manual_seed(5))
         self.pictures = (draw(2, HEIGHT, WIDTH, 3) * 255).round() / 255

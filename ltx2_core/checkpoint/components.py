@@ -47,7 +47,7 @@ class Variant:
         """Return the prefix that this variant's tensors have in a file; None if the file holds none of them."""
         keys = list(keys)
         for prefix in self.keys.prefixes:
-            if any(self.keys.wanted(key, prefix) for key in self.keys.possible(keys, prefix)):
+            if any(self.keys.ours(key, prefix) for key in self.keys.possible(keys, prefix)):
                 return prefix
         return None
 
@@ -60,7 +60,7 @@ class Variant:
         names = {}
         for key in self.keys.possible(keys, prefix):
             weight, suffix = split_companion(key)
-            if name := self.keys.wanted(weight, prefix):
+            if name := self.keys.ours(weight, prefix):
                 names[join_companion(name, suffix)] = key
         return names
 

@@ -33,7 +33,7 @@ class DurationHeadFile(StoredNetwork):
             raise CheckpointError(
                 f"{self.title} has unknown tensors: {shorten_list(sorted(unknown))}; download it again."
             )
-        return {str(DURATION_HEAD.ours(key, prefix)): keys[key] for key in keys}
+        return {ours: keys[key] for key in keys if (ours := DURATION_HEAD.ours(key, prefix))}
 
     def outline(self) -> DurationHead:
         """Make the head without weights. Raises CheckpointError if the file will not fill it."""

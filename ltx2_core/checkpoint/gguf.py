@@ -95,7 +95,7 @@ def _architecture(path: Path, header: GGUFHeader) -> str:
 
 def _name(stored: str) -> str:
     """What Hugging Face calls a tensor that llama.cpp has named; any other keeps its name."""
-    return str(LLAMA_CPP.ours(stored, "")) if LLAMA_CPP.knows(stored, "") else stored
+    return LLAMA_CPP.ours(stored, "") or stored
 
 
 def _entries(name: str, tensor: StoredTensor, original: tuple[int, ...] | None, excess: float) -> dict[str, Entry]:

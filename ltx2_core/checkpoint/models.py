@@ -20,6 +20,7 @@ from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile, as_path, called, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
+from .keys.gemma import PROJECTION
 from .loading import shorten_list
 from .stored import StoredNetwork
 from .text_encoder import find_kind
@@ -192,7 +193,9 @@ class Models:
         names = source.file.official_names
         prefix = source.variant.prefix_in(names)
         is_bare = not all(name == key for name, key in names.items())  # then all of the file is one component's
-        unknown = [key for key in self.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
+        others = self.unknown(source.file)
+        beside = {*source.variant.keys.possible(others, prefix or "")}  # where nothing stands before its names
+        unknown = [key for key in others if is_bare or key in beside or (prefix and key.startswith(prefix))]
         if not unknown:
             return
         with named_errors(_name(source.file)):
@@ -365,11 +368,16 @@ def _unknown_keys(file: TensorFile) -> list[str]:
     held = dict(sources_in(file))
     used = {key for source in held.values() for key in source.names.values()}
     others = ((name, key) for name, key in file.official_names.items() if key not in used)
-    unclaimed = [key for name, key in others if not is_claimed(name) and not is_file_marker(key)]
-    if held and (found := find_kind(file.entries)) is not None:  # an encoder that is alone is no part of a model
-        kind, prefix = found
-        return [key for key in unclaimed if not kind.claims(key, prefix)]
-    return unclaimed
+    unclaimed = {key: name for name, key in others if not is_claimed(name) and not is_file_marker(key)}
+    encoder = find_kind(file.entries) if held else None  # one that is alone is no part of a model
+    if encoder is None:
+        return [*unclaimed]
+
+    def is_encoders(key: str) -> bool:
+        kind, prefix = encoder
+        return kind.claims(key, prefix) and not unclaimed[key].startswith(PROJECTION)  # which is beside it
+
+    return [key for key in unclaimed if not is_encoders(key)]
 
 
 def _has_projection(file: TensorFile) -> bool:

@@ -113,8 +113,7 @@ class TextEncoderFiles(StoredNetwork):
         names, unknown = {}, list[str]()
         for key in self.file.entries:
             weight, suffix = split_companion(key)
-            if self.kind.keys.knows(weight, self.prefix):
-                ours = str(self.kind.keys.ours(weight, self.prefix))
+            if ours := self.kind.keys.ours(weight, self.prefix):
                 names[join_companion(ours, suffix)] = key
             elif not self.kind.claims(key, self.prefix) and not is_file_marker(key):
                 unknown.append(key)

@@ -41,7 +41,7 @@ class UpscalerFile(StoredNetwork):
     @cached_property
     def names(self) -> dict[str, str]:
         """Our name of every tensor, and the file's."""
-        return {str(self.keys.ours(key, "")): key for key in self.file.entries}
+        return {ours: key for key in self.file.entries if (ours := self.keys.ours(key, ""))}
 
     @cached_property
     def config(self) -> UpscalerConfig:
@@ -87,7 +87,7 @@ def open_upscaler(path: str | Path) -> UpscalerFile:
 def keys_of(names: Collection[str]) -> Keys | None:
     """Return the key table of an upscaler with tensors of these official names; None if they are not an upscaler's."""
     for keys in (UPSCALER, RATIONAL_UPSCALER):
-        ours = {keys.wanted(key, "") for key in names}
+        ours = {keys.ours(key, "") for key in names}
         if {"conv_in.weight", "upsample.conv.weight"} <= ours and None not in ours:
             return keys
     return None

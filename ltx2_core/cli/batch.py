@@ -11,7 +11,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from ..errors import LTX2Error, SettingError, counted
-from ..errors.atomic import whole_or_nothing
+from ..errors.atomic import clear_unfinished, whole_or_nothing
 from ..pipeline.stage import Events
 from .cluster import over_workers
 from .lines import PROMPTS, WINDOWS, Job, Line, job_of, lines_of_prompts, read_lines
@@ -77,11 +77,11 @@ def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list
                 raise LTX2Error(
                     f"{job.targets[0].name} is there with other settings or files: give another output, or --overwrite."
                 )
-            job.tidy()
             maker.check(job)
             jobs.append(job)
         except (LTX2Error, OSError) as error:
             outcomes.append(Outcome(number, files, REFUSED, reason=sentence_of(error)))
+    clear_unfinished(target for job in jobs for target in job.targets)
     return jobs, outcomes
 
 

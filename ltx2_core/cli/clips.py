@@ -27,8 +27,8 @@ def models_of(options: argparse.Namespace) -> Models:
     return models
 
 
-def write_clips(targets: Sequence[Path], clips: Sequence[Clip], notes: Notes) -> list[Path]:
-    """Write each clip with what it says of itself, and return where they are."""
+def write_clips(targets: Sequence[Path], clips: Sequence[Clip], notes: Notes, overwrite: bool = True) -> list[Path]:
+    """Write each clip with what it says of itself, and return where they are; ``overwrite`` as for ``write_clip``."""
     return [
         write_clip(
             target,
@@ -38,6 +38,7 @@ def write_clips(targets: Sequence[Path], clips: Sequence[Clip], notes: Notes) ->
             clip.sample_rate,
             metadata=notes.beside(clip.tags),
             grading=clip.grading,
+            overwrite=overwrite,
         )
         for target, clip in zip(targets, clips, strict=True)
     ]

@@ -85,7 +85,7 @@ def _make(options: argparse.Namespace) -> None:
             clips = run_batch(models, request, events=events)
         if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
             targets = targets_of(options)
-        paths = write_clips(targets, clips, notes) if leads else []
+        paths = write_clips(targets, clips, notes, options.overwrite) if leads else []
     _show(paths, lost)
 
 
@@ -102,8 +102,8 @@ def _keep(options: argparse.Namespace, notes: Notes, target: Path, lost: list[LT
     if not options.overwrite and _is_taken(target):  # by another run, meanwhile
         target = kept_target(options) or target
     try:
-        save_take(target, tagged(take, notes), overwrite=options.overwrite)
-        _log.info("The latent is in %s.", target)
+        path = save_take(target, tagged(take, notes), overwrite=options.overwrite)
+        _log.info("The latent is in %s.", path)
     except UnreadableFileError as error:
         _log.warning("%s The clip is made all the same.", error)
         lost.append(error)
@@ -152,7 +152,7 @@ def _free(output: Path, count: int, overwrite: bool) -> list[Path]:
         return targets
     others = (output.with_name(f"{output.stem}_{number}{output.suffix}") for number in itertools.count(2))
     free = next(found for each in others if not any(map(_is_taken, found := numbered(each, count))))
-    _log.info("%s is there already, so %s is written; --overwrite replaces it.", output.name, free[0].name)
+    _log.info("%s is there already, so this will be %s; --overwrite replaces it.", output.name, free[0].name)
     return free
 
 

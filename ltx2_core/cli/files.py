@@ -49,10 +49,24 @@ def check_still_there(made: Path, values: Mapping[str, Value], command: Command)
         value = values[flag]
         for text in value if isinstance(value, list) else [str(value)]:
             if not any(_inside(text)):
+                there = f"--{flag} with its new place, or start in the folder in which {made.name} was made"
+                if moved := _beside(made, text):
+                    there = f"--{flag} {plain_text(moved)}, if that file beside {made.name} is the one"
                 raise MissingFileError(
                     f"{made.name} was made with --{flag} {plain_text(text)}, and there is no such file here: give "
-                    f"--{flag} with its new place, or start in the folder in which {made.name} was made."
+                    f"{there}."
                 )
+
+
+def _beside(made: Path, text: str) -> str:
+    """A text such as 0:cat.png:0.8 with the file of that name beside ``made``; empty if there is none."""
+    parts = text.split(":", MOST_COLONS)
+    spans = combinations(range(len(parts) + 1), 2)
+    for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):  # the longest name first
+        name = Path(":".join(parts[start:stop]).replace("\\", "/")).name  # also of a path of Windows
+        if name and (moved := made.parent / name).is_file():
+            return ":".join([*parts[:start], str(moved), *parts[stop:]])
+    return ""
 
 
 def _named(values: Mapping[str, Value], command: Command) -> Iterator[str]:

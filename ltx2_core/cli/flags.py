@@ -186,6 +186,8 @@ def one_of(words: Sequence[str]) -> Callable[[str], str]:
         hint = did_you_mean(word, map(_dashed, words))
         if len(words) == 1:
             raise SettingError(f"{word!r} stands where the word {words[0]} is expected.{hint}")
+        if pixels := re.fullmatch(r"(\d+)[x\u00d7*,:](\d+)", word):
+            hint = hint or " A size in pixels is --width {} --height {}.".format(*pixels.groups())
         raise SettingError(f"{word!r} is not one of {', '.join(map(_dashed, words))}.{hint}")
 
     return read

@@ -13,7 +13,6 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ..errors import LTX2Error, SettingError, counted
-from ..errors.atomic import clear_unfinished
 from ..errors.files import leads_out
 from ..errors.foreign import json_fault, kind_of, unique_names
 from ..media import check_target, read_tags
@@ -76,11 +75,6 @@ class Job:
     def is_taken(self) -> bool:
         """Whether a file is there that was made otherwise."""
         return any(target.exists() and _digest_in(target) != self.digest for target in self.targets)
-
-    def tidy(self) -> None:
-        """Remove what a run that was killed has left of the files."""
-        for target in self.targets:
-            clear_unfinished(target)
 
 
 def _digest_in(target: Path) -> str | None:

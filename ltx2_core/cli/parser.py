@@ -155,7 +155,26 @@ def _refuse_unknown_flags(name: str, words: Sequence[str], command: Command) -> 
             return
         flag = word.partition("=")[0]
         if re.fullmatch(r"--[\w-]+", flag) and flag not in command.flags:
-            raise SettingError(f"{name} has no flag {flag}{usage}.{did_you_mean(flag, command.flags)}")
+            raise SettingError(f"{name} has no flag {flag}{usage}.{_meant(flag, command)}")
+
+
+# What flags of other programs that run LTX-2 are here: of the official packages, of diffusers, and of image models.
+ELSEWHERE = {
+    "--model": ("--checkpoint",), "--transformer": ("--checkpoint",), "--vae": ("--checkpoint",),
+    "--gemma-root": ("--text-encoder",), "--gemma": ("--text-encoder",), "--resolution": ("--width", "--height"),
+    "--num-frames": ("--frames",), "--length": ("--frames", "--seconds"), "--duration": ("--seconds",),
+    "--frame-rate": ("--fps",), "--num-inference-steps": ("--steps",), "--cfg": ("--text-scale",),
+    "--cfg-scale": ("--text-scale",), "--guidance-scale": ("--text-scale",), "--first-frame": ("--image",),
+    "--last-frame": ("--image",), "--spatial-upsampler-path": ("--upscaler",), "--spatial-upscaler": ("--upscaler",),
+    "--quantization": ("--format",), "--fp8": ("--format",), "--dtype": ("--precision",), "--gpu": ("--device",),
+    "--num-videos": ("--batch-size",), "--offload": ("--vram",),
+}  # fmt: skip
+
+
+def _meant(flag: str, command: Command) -> str:
+    """Which flag may be meant by one that there is not: by what other programs call it, else by its letters."""
+    meant = [each for each in ELSEWHERE.get(flag, ()) if each in command.flags]
+    return f" Did you mean {' and '.join(meant)}?" if meant else did_you_mean(flag, command.flags)
 
 
 def join_image_flags(words: Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Files and folders that appear when they are complete, or not at all."""
 
 import errno
+import itertools
+import logging
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +17,10 @@ from uuid import uuid4
 from . import UnreadableFileError
 from .files import named_beside, not_written, writing
 
+_log = logging.getLogger(__name__)
+
 _PATIENCE, _PAUSE = 1.0, 0.05  # seconds of attempts on Windows, and between two of them
+_ANY, _MARK = 8 * "*", re.compile(r"(?<=\.)[0-9a-f]{8}(?=(?:\.[^.]*)?$)")  # of an unfinished name, before its ending
 _ABANDONED = 3600.0  # seconds after which nobody writes on: the next frames of a clip can take many minutes
 
 
@@ -40,8 +45,48 @@ def check_place(path: Path) -> None:
         empty.unlink(missing_ok=True)  # in the words of the system, if that is refused
 
 
+class Naming:
+    """How what is complete gets its name.
+
+    Attributes:
+        path: the name that it got; that of the target before.
+    """
+
+    def __init__(self, target: Path, overwrite: bool = True):
+        """Prepare for ``target``; without ``overwrite`` what another program wrote there meanwhile stays.
+
+        Then the first free name of clip_2.mp4, clip_3.mp4 and so on is taken, so that neither is lost.
+        """
+        self.path, self._overwrite = target, overwrite
+
+    def __call__(self, finished: Path) -> None:
+        """Give ``finished`` its name."""
+        target, numbers = self.path, itertools.count(2)
+        while not self._overwrite and not _claim(self.path, finished):
+            self.path = target.with_name(f"{target.stem}_{next(numbers)}{target.suffix}")
+        try:
+            replace_file(finished, self.path)
+        except OSError:
+            if not self._overwrite and self.path.is_file():
+                remove_unfinished(self.path)  # which was only claimed
+            raise
+        if self.path != target:
+            _log.warning("%s was written by another program meanwhile, so this is %s.", target.name, self.path.name)
+
+
+def _claim(name: Path, finished: Path) -> bool:
+    """Return whether nothing has this name, which is taken at once: a folder is renamed over none that has files."""
+    if finished.is_dir():
+        return not os.path.lexists(name)
+    try:
+        name.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 @contextmanager
-def whole_or_nothing(target: Path, *, listed: bool = False) -> Iterator[Path]:
+def whole_or_nothing(target: Path, *, listed: bool = False, naming: Naming | None = None) -> Iterator[Path]:
     """Give an unfinished name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
 
     Whoever reads meanwhile sees what was there before. Missing folders are made. What programs that were killed have
@@ -51,43 +96,51 @@ def whole_or_nothing(target: Path, *, listed: bool = False) -> Iterator[Path]:
         target: a file or folder.
         listed: give a name that people see, which ends with ``.partial`` so that no program takes it for complete; else
             it is hidden, and ends as ``target`` does for programs that know kinds by that.
+        naming: gives the name at the end; None writes over what is there.
 
     Raises:
         UnreadableFileError: The system refuses; errors of this kind are not those of reading.
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(target, idle=_ABANDONED, listed=listed)
+        clear_unfinished([target], idle=_ABANDONED, listed=listed)
         unfinished = _beside(target, uuid4().hex[:8], listed)
         try:
             yield unfinished
-            replace_file(unfinished, target)
+            (naming or Naming(target))(unfinished)
         finally:
             remove_unfinished(unfinished)
 
 
 @contextmanager
-def complete_file(path: Path) -> Iterator[BinaryIO]:
+def complete_file(path: Path, naming: Naming | None = None) -> Iterator[BinaryIO]:
     """Give a file to write to that gets the name ``path`` when all is written, as ``whole_or_nothing``."""
-    with whole_or_nothing(path, listed=True) as partial, partial.open("wb") as file:
+    with whole_or_nothing(path, listed=True, naming=naming) as partial, partial.open("wb") as file:
         yield file
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, naming: Naming | None = None) -> None:
     """Write the whole file or none of it, as ``complete_file``."""
-    with complete_file(path) as file:
+    with complete_file(path, naming) as file:
         file.write(content)
 
 
-def clear_unfinished(target: Path, idle: float = 0.0, *, listed: bool = False) -> None:
-    """Remove what programs that were killed have left of ``target`` and nobody has written to for ``idle`` seconds."""
-    mark = 8 * "*"
-    before, _, after = _beside(target, mark, listed).name.rpartition(mark)
-    name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
-    for path in target.parent.glob("*") if target.parent.is_dir() else ():
-        with suppress(OSError):
-            if name.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= idle:
-                remove_unfinished(path)
+def clear_unfinished(targets: Iterable[Path], idle: float = 0.0, *, listed: bool = False) -> None:
+    """Remove what programs that were killed have left of ``targets`` and nobody has written to for ``idle`` seconds.
+
+    Each folder is listed once, whatever lies in it and however many targets do.
+    """
+    wanted: dict[Path, set[str]] = {}
+    for target in targets:
+        wanted.setdefault(target.parent, set()).add(_beside(target, _ANY, listed).name)
+    for folder, names in wanted.items():
+        found = []
+        with suppress(OSError):  # of a folder that is not there, or not to be read
+            found = [folder / name for name in os.listdir(folder) if _MARK.sub(_ANY, name) in names]
+        for path in found:
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime >= idle:
+                    remove_unfinished(path)
 
 
 def _beside(target: Path, mark: str, listed: bool) -> Path:

@@ -98,23 +98,21 @@ class Attention(nn.Module):
         self,
         query: Query,
         key_value: KeyValue,
-        bias: Tensor | Visibility | TextSchedule | None = None,
+        seen: Visibility | TextSchedule | None = None,
         may_be_sparse: bool = False,
     ) -> Tensor:
-        """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
+        """Return softmax(q k^T / sqrt(d)) v for each head, (B, H, N, d).
 
         Args:
             query: Queries of N tokens.
             key_value: Keys and values of M tokens.
-            bias: Added to the scores: a tensor that broadcasts to (B, H, N, M), or the ``Visibility`` of N = M tokens,
-                or the ``TextSchedule`` of N tokens, whose matrices are never made.
-            may_be_sparse: whether what matters little may be left out, where that is asked for; not beside a bias.
+            seen: What tokens see where it is not all: the ``Visibility`` of N = M tokens, or the ``TextSchedule`` of N
+                tokens. It is the bias of scores by a matrix that is never made.
+            may_be_sparse: whether what matters little may be left out, where that is asked for and all is seen.
         """
         q, k, v = query.q, key_value.k, key_value.v
-        if isinstance(bias, Visibility | TextSchedule):
-            return self._attend_by_groups(q, k, v, bias)
-        if bias is not None:  # which the fastest kernels do not know
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if seen is not None:
+            return self._attend_by_groups(q, k, v, seen)
         return attend(q, k, v, may_be_sparse=may_be_sparse)
 
     def _attend_by_groups(self, q: Tensor, k: Tensor, v: Tensor, seen: Visibility | TextSchedule) -> Tensor:

@@ -62,8 +62,8 @@ def find_text_parameter(name: str) -> tuple[str, str] | None:
 def _find(name: str, tables: Mapping[str, Keys], prefixes: tuple[str, ...]) -> tuple[str, str] | None:
     while True:
         for component, keys in tables.items():
-            if keys.knows(name, ""):
-                return component, str(keys.ours(name, ""))
+            if ours := keys.ours(name, ""):
+                return component, ours
         prefix = next((each for each in map(_loose, prefixes) if name.startswith(each)), None)
         if prefix is None:
             return None

@@ -6,6 +6,8 @@ from typing import BinaryIO
 
 ROUNDING = 1024  # bytes; some programs count their own headers wrongly
 _RIFF_UNKNOWN = 0x7FFF0000  # and more stands where the end was not known yet
+_SND_UNKNOWN = 0xFFFFFFFF
+_WAVE64 = b"riff" + bytes.fromhex("2E91CF11A5D628DB04C10000")
 # A frame of MPEG audio, which holds how many frames there are and how many bytes.
 _XING = re.compile(rb"\xff[\xe0-\xff].{2,40}(?:Xing|Info)...[\x03\x07\x0b\x0f].{4}(.{4})", re.DOTALL)
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
@@ -21,7 +23,7 @@ def is_cut_off(file: BinaryIO) -> bool:
     tags = _tags(head)
     file.seek(tags)
     said = _said(head) or tags + _said_of_mp3(file.read(512))
-    is_open = _end_of_boxes(file, head) > there or _lacks_end(file, head, there)
+    is_open = max(_end_of_boxes(file, head), _end_of_caf(file, head)) > there or _lacks_end(file, head, there)
     file.seek(0)
     return is_open or said > there + ROUNDING
 
@@ -33,6 +35,11 @@ def _said(head: bytes) -> int:
         return size + 8 if size < _RIFF_UNKNOWN else 0
     if head[:4] == b"RF64":
         return int.from_bytes(head[20:28], "little") + 8
+    if head[:16] == _WAVE64:
+        return int.from_bytes(head[16:24], "little")
+    if head[:4] == b".snd":  # of AU
+        begin, size = (int.from_bytes(head[place : place + 4], "big") for place in (4, 8))
+        return begin + size if size < _SND_UNKNOWN else 0
     if head[:4] != _EBML:
         return 0
     size, place = _number(head, 4)
@@ -55,6 +62,21 @@ def _end_of_boxes(file: BinaryIO, head: bytes) -> int:
         end += size
         file.seek(end)
         head = file.read(16)
+    return end
+
+
+def _end_of_caf(file: BinaryIO, head: bytes) -> int:
+    """Where the last chunk of Apple's CAF ends; 0 for other files."""
+    end = 8 if head[:4] == b"caff" else 0
+    while end:
+        file.seek(end)
+        chunk = file.read(12)
+        if len(chunk) < 12:
+            break
+        size = int.from_bytes(chunk[4:], "big", signed=True)
+        if size < 0:  # of sound that goes on to the end
+            break
+        end += 12 + size
     return end
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, holds_numbers
-from ..errors.atomic import check_place, whole_or_nothing
+from ..errors.atomic import Naming, check_place, whole_or_nothing
 from ..errors.files import check_names, not_written
 from ..errors.stopping import check_stop
 from . import pyav as av
@@ -110,6 +110,7 @@ def write_clip(
     *,
     metadata: Mapping[str, str] | None = None,
     grading: Grading | None = None,
+    overwrite: bool = True,
 ) -> Path:
     """Write a clip as the kind of file that the name asks for; an MP4 of an odd width or height is cut by a line.
 
@@ -121,6 +122,10 @@ def write_clip(
         sample_rate: Samples per second.
         metadata: Becomes tags of the file, of each picture in a folder; all say besides that a model made them.
         grading: Of HDR, which becomes an MP4 file of 10 bit in HLG, or a folder of EXR pictures; None for SDR.
+        overwrite: Whether what another program writes there meanwhile goes; else this gets a number behind its name.
+
+    Returns:
+        Where it is.
 
     Raises:
         SettingError: For another kind of file.
@@ -128,18 +133,19 @@ def write_clip(
         TargetExistsError: For a folder that has something in it.
     """
     check_target(path)
-    suffix = Path(path).suffix.lower()
+    suffix, naming = Path(path).suffix.lower(), Naming(Path(path), overwrite)
     if suffix in AUDIO_CODECS:
-        return write_audio(path, waveform, sample_rate, metadata=metadata)
+        return write_audio(path, waveform, sample_rate, metadata=metadata, naming=naming)
     if grading is None:
         if suffix == ".mp4":
-            return write_video(path, _evened(chunks), fps, waveform, sample_rate, metadata=metadata)
-        return write_frames(path, chunks, waveform, sample_rate, metadata=metadata)
+            return write_video(path, _evened(chunks), fps, waveform, sample_rate, metadata=metadata, naming=naming)
+        return write_frames(path, chunks, waveform, sample_rate, metadata=metadata, naming=naming)
     if suffix == ".mp4":
         signals = (to_hlg(grading.to_light(chunk)) for chunk in _evened(_finite(chunks)))
-        return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG)
-    encoder = ExrEncoder(grading.kept, fps, marked(metadata))
-    return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, metadata=metadata, exr=encoder)
+        return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG, naming=naming)
+    exr = ExrEncoder(grading.kept, fps, marked(metadata))
+    frames = map(grading.to_file, chunks)
+    return write_frames(path, frames, waveform, sample_rate, metadata=metadata, exr=exr, naming=naming)
 
 
 def even_frames(frames: Tensor) -> tuple[Tensor, list[Finding]]:
@@ -215,9 +221,9 @@ def write_video(
     waveform: Tensor | None = None,
     sample_rate: int | None = None,
     *,
-    crf: int | None = None,
     metadata: Mapping[str, str] | None = None,
     form: VideoFormat = SDR,
+    naming: Naming | None = None,
 ) -> Path:
     """Write an MP4 file: H.264 (yuv420p, BT.709, limited range) at exactly ``fps`` pictures a second, and AAC stereo.
 
@@ -227,22 +233,22 @@ def write_video(
         fps: Frames per second.
         waveform: (1 or 2, N) in -1..1; None writes no sound.
         sample_rate: Samples per second.
-        crf: The quality, lower is better; None is that of the form.
         metadata: Becomes tags of the file.
         form: How frames are coded: by default SDR, or HLG.
+        naming: Gives the file its name; None writes over what is there.
 
     Raises:
         MediaError: For no frames, odd sizes and NaN.
     """
-    path, fps = Path(path), rate_of(fps)
+    naming, fps = naming or Naming(Path(path)), rate_of(fps)
     sound = None if waveform is None else _for_aac(*_checked(waveform, sample_rate))
     frames = _frames(chunks)
     # The muxer holds the sound back, which is small, until the pictures of the same time have come.
     options = {"movflags": "use_metadata_tags+faststart", "max_interleave_delta": "0"}
-    with _written(path, "mp4", options) as container:
+    with _written(naming, "mp4", options) as container:
         container.metadata.update(container_tags(metadata, "mp4"))
         first = next(frames)
-        video = _stream(container, first, fps, form if crf is None else replace(form, crf=crf))
+        video = _stream(container, first, fps, form)
         if sound is not None:
             samples, rate = sound
             audio = container.add_stream("aac", rate=rate, layout="stereo", bit_rate=192_000)
@@ -255,7 +261,7 @@ def write_video(
 
         do_behind(encode, chain([first], frames))
         container.mux(video.encode())
-    return path
+    return naming.path
 
 
 def write_audio(
@@ -264,6 +270,7 @@ def write_audio(
     sample_rate: int | None,
     *,
     metadata: Mapping[str, str] | None = None,
+    naming: Naming | None = None,
 ) -> Path:
     """Write a WAV or FLAC file of 16 bit, mono or stereo as ``waveform`` (1 or 2, N) is, with ``metadata`` as tags.
 
@@ -278,11 +285,12 @@ def write_audio(
     whole, rate = _checked(waveform, sample_rate)
     samples = (whole * 32767).round().to(torch.int16)
     kind = path.suffix.lower()[1:]
-    with _written(path, kind) as container:
+    naming = naming or Naming(path)
+    with _written(naming, kind) as container:
         container.metadata.update(container_tags(metadata, kind))
         stream = container.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples)])
         _encode_sound(container, stream, samples.T.reshape(1, -1).numpy(), "s16")
-    return path
+    return naming.path
 
 
 def write_frames(
@@ -293,6 +301,7 @@ def write_frames(
     *,
     metadata: Mapping[str, str] | None = None,
     exr: ExrEncoder | None = None,
+    naming: Naming | None = None,
 ) -> Path:
     """Write a new ``folder`` with frame_00001.png and so on, of 8 bit, and beside them sound.wav if there is sound.
 
@@ -304,7 +313,8 @@ def write_frames(
     """
     folder = Path(folder)
     _refuse_a_full(folder)
-    with whole_or_nothing(folder) as unfinished:
+    naming = naming or Naming(folder)
+    with whole_or_nothing(folder, naming=naming) as unfinished:
         unfinished.mkdir()
         if exr is not None:
             _write_light(unfinished, chunks, exr)
@@ -312,9 +322,9 @@ def write_frames(
             _write_pictures(unfinished, chunks, metadata)
         if waveform is not None:
             write_audio(unfinished / "sound.wav", waveform, sample_rate, metadata=metadata)
-        if folder.exists():
+        with suppress(OSError):  # of one that is not there, or that another program has filled
             folder.rmdir()  # Windows does not rename over an empty folder
-    return folder
+    return naming.path
 
 
 def _write_light(folder: Path, chunks: Iterable[Tensor], exr: ExrEncoder) -> None:
@@ -351,14 +361,15 @@ def place_files(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
-    """Give a container of this ``kind`` that becomes ``target``; whatever its name looks like, it is one of a file.
+def _written(naming: Naming, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
+    """Give a container of this ``kind``, which gets its name from ``naming``: that of a file, whatever it looks like.
 
     FFmpeg opens it by itself. Through a file of Python's it would forget what is raised while that writes: why a disk
     refuses, and Ctrl+C, after which a damaged file would be complete.
     """
+    target = naming.path
     try:
-        with whole_or_nothing(target) as unfinished:
+        with whole_or_nothing(target, naming=naming) as unfinished:
             unfinished.touch()  # in the words of the system, if that is refused
             with av.open(f"file:{unfinished.absolute()}", "w", format=kind, options=options) as container:
                 yield container

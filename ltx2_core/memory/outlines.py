@@ -344,50 +344,45 @@ _RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | tuple[Tensor, Tenso
 _POINTWISE = _WHOLE | _FLOATS | _COMPARISONS | _IN_PLACE
 
 
-class Results:
-    """What operations make of tensors on the meta device: an operation on the same shapes runs only once.
+# What is known of a result: which of the arguments it is, or its shape, strides and dtype.
+_KNOWN: dict[Hashable, int | tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
 
-    Networks repeat themselves, from block to block and from pass to pass, and working out a shape takes PyTorch ten
-    times as long as making a tensor of it. Only what returns one new tensor, or one that it was given, is remembered.
+
+def result_of(operation: OpOverload, args: tuple, kwargs: dict[str, Any], given: list[Tensor], key: Hashable) -> object:
+    """Return what ``operation`` makes of these arguments; ``given`` are the tensors among them, and ``key`` tells all
+    that the shape of a result can depend on (see ``signature``).
+
+    On the meta device an operation on the same shapes runs only once: networks repeat themselves, from block to block
+    and from pass to pass, and working out a shape takes PyTorch ten times as long as making a tensor of it. Only what
+    returns one new tensor, or one that it was given, is remembered.
     """
-
-    def __init__(self):
-        self._known: dict[Hashable, int | tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
-
-    def of(
-        self, operation: OpOverload, args: tuple, kwargs: dict[str, Any], given: list[Tensor], key: Hashable
-    ) -> object:
-        """Return what ``operation`` makes of these arguments, of which ``given`` are the tensors, and ``key`` tells
-        all that the shape of a result can depend on (see ``signature``)."""
-        if operation.is_view or not all(tensor.is_meta for tensor in given):
-            return operation(*args, **kwargs)
-        if (known := self._known.get(key)) is None:
-            result = derive(operation, args, kwargs)
-            result = operation(*args, **kwargs) if result is None else result
-            if key == signature(operation, args, kwargs)[0]:  # none was resized
-                self._remember(key, given, result)
-            return result
-        if isinstance(known, int):
-            return given[known]
-        size, stride, dtype = known
-        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
-
-    def _remember(self, key: Hashable, given: list[Tensor], result: Any) -> None:
-        if not isinstance(result, Tensor) or result.device.type != "meta":
-            return
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        same = [number for number, tensor in enumerate(given) if tensor is result]
-        if same:
-            self._known[key] = same[0]
-            return
-        storage = result.untyped_storage()
-        is_new = all(storage._cdata != tensor.untyped_storage()._cdata for tensor in given)
-        if is_new and result.storage_offset() == 0 and storage.nbytes() == result.nbytes:
-            self._known[key] = result.shape, result.stride(), result.dtype
+    if operation.is_view or not all(tensor.is_meta for tensor in given):
+        return operation(*args, **kwargs)
+    if (known := _KNOWN.get(key)) is None:
+        result = derive(operation, args, kwargs)
+        result = operation(*args, **kwargs) if result is None else result
+        if key == signature(operation, args, kwargs)[0]:  # none was resized
+            _remember(key, given, result)
+        return result
+    if isinstance(known, int):
+        return given[known]
+    size, stride, dtype = known
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
 
 
-RESULTS = Results()
+def _remember(key: Hashable, given: list[Tensor], result: Any) -> None:
+    if not isinstance(result, Tensor) or result.device.type != "meta":
+        return
+    if len(_KNOWN) >= _REMEMBERED:
+        _KNOWN.clear()
+    same = [number for number, tensor in enumerate(given) if tensor is result]
+    if same:
+        _KNOWN[key] = same[0]
+        return
+    storage = result.untyped_storage()
+    is_new = all(storage._cdata != tensor.untyped_storage()._cdata for tensor in given)
+    if is_new and result.storage_offset() == 0 and storage.nbytes() == result.nbytes:
+        _KNOWN[key] = result.shape, result.stride(), result.dtype
 
 
 def signature(operation: OpOverload, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]]:

@@ -6,20 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
-from typing import Protocol
 
 from ..disk_cache.mapped import FileSpan
 
 _log = logging.getLogger(__name__)
 
 PIECE = 2**24  # bytes that are read at once; what is under way when reading ends is waited for
-
-
-class Read(Protocol):
-    """Reads a span of a file for the sake of the page cache."""
-
-    def __call__(self, span: FileSpan, buffer: bytearray) -> None:
-        """Read ``span`` into ``buffer``, whose content nobody wants. Raises OSError if the file cannot be read."""
 
 
 def read_span(span: FileSpan, buffer: bytearray) -> None:
@@ -49,7 +41,7 @@ class ReadAhead:
         pieces: what to read, in this order; each fits ``PIECE``.
         room: how many bytes may be read ahead in all; asked before every piece.
         done: what was read before; what is read here is added. Leave it out to remember nothing.
-        read: reads a piece.
+        read: reads a piece into a buffer, whose content nobody wants.
     """
 
     def __init__(
@@ -57,7 +49,7 @@ class ReadAhead:
         pieces: Sequence[FileSpan],
         room: Callable[[], int],
         done: set[FileSpan] | None = None,
-        read: Read = read_span,
+        read: Callable[[FileSpan, bytearray], object] = read_span,
     ):
         self.pieces, self._room, self._read = pieces, room, read
         self._done = set[FileSpan]() if done is None else done

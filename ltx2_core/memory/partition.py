@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -87,64 +86,61 @@ class Patching:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Bytes of a network, as they travel.
+class Units:
+    """Bytes of a network that travels in units.
 
     Attributes:
-        rest: bytes that stay on the device whenever blocks are streamed.
-        blocks: bytes of each block.
-        part_rest: bytes that stay when parts of blocks are streamed.
-        parts: bytes of each part.
-        block_patches: what comes with each block for its patches.
-        part_patches: the same of parts.
+        rest: bytes of all that is in no unit, which stays on the device whatever is streamed.
+        sizes: bytes of each unit.
+        patches: what comes with each unit for its patches; empty where there are none.
     """
 
-    rest: int
-    blocks: tuple[int, ...] = ()
-    part_rest: int = 0
-    parts: tuple[int, ...] = ()
-    block_patches: tuple[Patching, ...] = ()
-    part_patches: tuple[Patching, ...] = ()
+    rest: int = 0
+    sizes: tuple[int, ...] = ()
+    patches: tuple[Patching, ...] = ()
+
+    @property
+    def passing(self) -> tuple[int, ...]:
+        """The bytes that come with each unit and do not stay."""
+        return tuple(each.nbytes for each in self.patches) or (0,) * len(self.sizes)
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """The bytes of each unit as it comes."""
+        return tuple(size + more for size, more in zip(self.sizes, self.passing))
+
+    def __add__(self, other: "Units") -> "Units":
+        return Units(self.rest + other.rest, self.sizes + other.sizes, self.patches + other.patches)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a network, as it travels in whole blocks, and in parts of them."""
+
+    blocks: Units = Units()
+    parts: Units = Units()
 
     @property
     def total(self) -> int:
         """Bytes of the whole network."""
-        return self.rest + sum(self.blocks)
+        return self.blocks.rest + sum(self.blocks.sizes)
 
     @property
     def sent_total(self) -> int:
         """Bytes of the whole network as it comes."""
-        return self.rest + sum(self.sent(parts=False))
+        return self.blocks.rest + sum(self.blocks.sent)
 
-    def units(self, parts: bool) -> tuple[int, ...]:
-        """Return the bytes of each unit, of ``parts`` or of blocks."""
+    def units(self, parts: bool) -> Units:
+        """Return what travels at once."""
         return self.parts if parts else self.blocks
 
-    def patches(self, parts: bool) -> tuple[Patching, ...]:
-        """Return what comes with each unit for its patches; nothing where there are none."""
-        return self.part_patches if parts else self.block_patches
-
-    def passing(self, parts: bool) -> tuple[int, ...]:
-        """Return the bytes that come with each unit and do not stay."""
-        return tuple(each.nbytes for each in self.patches(parts)) or (0,) * len(self.units(parts))
-
-    def sent(self, parts: bool) -> tuple[int, ...]:
-        """Return the bytes of each unit as it comes."""
-        return tuple(size + more for size, more in zip(self.units(parts), self.passing(parts)))
-
-    def always(self, parts: bool) -> int:
-        """Return the bytes that stay on the device whatever is streamed."""
-        return self.part_rest if parts else self.rest
+    @property
+    def smallest(self) -> Units:
+        """The units for which there is room where there is for any: parts, as far as there are some."""
+        return self.units(parts=bool(self.parts.sizes))
 
     def __add__(self, other: "Weights") -> "Weights":
-        return Weights(
-            self.rest + other.rest,
-            self.blocks + other.blocks,
-            self.part_rest + other.part_rest,
-            self.parts + other.parts,
-            self.block_patches + other.block_patches,
-            self.part_patches + other.part_patches,
-        )
+        return Weights(self.blocks + other.blocks, self.parts + other.parts)
 
     @classmethod
     def of(
@@ -158,20 +154,20 @@ class Weights:
             changes: of its weights.
             arrival: of what comes with the changes.
         """
-        sizes: list[Any] = []
+        left = 0 if tables else sum(aligned(table.nbytes) for table in _tables_in(network))
+        found: list[Units] = []
         if changes is UNCHANGED and arrival is AS_STORED:  # of thousands of tensors, sums are enough
             tensors = tensors_of(network)
             for modules in (_blocks(network), _parts(network)):
                 owned, others = _divide(modules, tensors)
-                bytes_of = tuple(_span_bytes(own) for _, own in owned)
-                sizes.append((_span_bytes(others), bytes_of, [Patching()] * len(owned)))
+                sizes = tuple(_span_bytes(own) for _, own in owned)
+                found.append(Units(_span_bytes(others) - left, sizes, (Patching(),) * len(owned)))
         else:
             for partition in partitions_of(network, arrival).values():
-                patches = partition.change(changes, names_of(network))
-                sizes.append((partition.rest.kept_bytes, tuple(unit.kept_bytes for unit in partition.units), patches))
-        left = 0 if tables else sum(aligned(table.nbytes) for table in _tables_in(network))
-        (rest, blocks, block_patches), (part_rest, parts, part_patches) = sizes
-        return cls(rest - left, blocks, part_rest - left, parts, tuple(block_patches), tuple(part_patches))
+                patches = tuple(partition.change(changes, names_of(network)))
+                sizes = tuple(unit.kept_bytes for unit in partition.units)
+                found.append(Units(partition.rest.kept_bytes - left, sizes, patches))
+        return cls(*found)
 
 
 def _span_bytes(tensors: Iterable[Tensor]) -> int:

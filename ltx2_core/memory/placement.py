@@ -12,7 +12,7 @@ import torch
 
 from .link import InPlace
 from .machine import Machine
-from .partition import BLOCK, PART, Weights, choose_resident, choose_units
+from .partition import BLOCK, PART, Units, Weights, choose_resident, choose_units
 from .ring import Ring
 from .trace import Cost
 from .unit import Slot, Unit
@@ -140,14 +140,9 @@ class Placement:
     parts: bool = False
 
     @property
-    def units(self) -> tuple[int, ...]:
-        """Bytes of what travels at once, without what its patches read."""
+    def units(self) -> Units:
+        """What travels at once."""
         return self.need.weights.units(self.parts)
-
-    @property
-    def sent(self) -> tuple[int, ...]:
-        """The same with what they read."""
-        return self.need.weights.sent(self.parts)
 
     @property
     def unit(self) -> str:
@@ -157,9 +152,9 @@ class Placement:
     @property
     def weight_budget(self) -> int:
         """Bytes that the stage's store may take on the device, ring included."""
-        resident = sum(size for size, tier in zip(self.units, self.tiers) if tier == DEVICE)
-        streamed = (size for size, tier in zip(self.sent, self.tiers) if tier != DEVICE)
-        return self.need.weights.always(self.parts) + resident + self.slots * max(streamed, default=0)
+        resident = sum(size for size, tier in zip(self.units.sizes, self.tiers) if tier == DEVICE)
+        streamed = (size for size, tier in zip(self.units.sent, self.tiers) if tier != DEVICE)
+        return self.units.rest + resident + self.slots * max(streamed, default=0)
 
     @property
     def device_bytes(self) -> int:
@@ -169,11 +164,11 @@ class Placement:
     @property
     def host_bytes(self) -> int:
         """Bytes of pinned memory."""
-        return sum(size for size, tier in zip(self.sent, self.tiers) if tier == HOST)
+        return sum(size for size, tier in zip(self.units.sent, self.tiers) if tier == HOST)
 
     def rate(self, machine: Machine) -> Rate:
         """Return how fast ``machine`` runs the stage, placed so."""
-        from_disk = sum(size for size, tier in zip(self.sent, self.tiers) if tier == DISK)
+        from_disk = sum(size for size, tier in zip(self.units.sent, self.tiers) if tier == DISK)
         least = max((from_disk + self.host_bytes) / machine.link, from_disk / machine.disk)
         return Rate(machine.seconds(self.need.cost), least)
 
@@ -208,7 +203,7 @@ def place(need: StageNeed, room: Room) -> Placement | None:
     assert room.budget is not None
     if weights.total <= room.budget - need.work_bytes:
         return Placement(
-            need, (DEVICE,) * len(weights.blocks), 0, _load_seconds(need, machine), machine.seconds(need.cost)
+            need, (DEVICE,) * len(weights.blocks.sizes), 0, _load_seconds(need, machine), machine.seconds(need.cost)
         )
     blocks = _streamed(need, room, parts=False)
     if blocks is not None and (blocks.slots > 2 or _takes_turns(room) or not _can_gain(blocks, machine)):
@@ -231,20 +226,19 @@ def _load_seconds(need: StageNeed, machine: Machine) -> float:
 def _streamed(need: StageNeed, room: Room, parts: bool) -> Placement | None:
     """Place weights of which blocks, or ``parts`` of them, are streamed; None if there is no room for that."""
     assert room.budget is not None
-    machine, weights = room.machine, need.weights
-    units, passing = weights.units(parts), weights.passing(parts)
-    spare = room.budget - need.work_bytes - weights.always(parts)
+    machine, units = room.machine, need.weights.units(parts)
+    spare = room.budget - need.work_bytes - units.rest
     # With a single slot there is no look-ahead, which is worth more than anything that stays.
-    most = min(_most_slots(units, passing, spare), 1 if _takes_turns(room) else MAX_SLOTS)
+    most = min(_most_slots(units, spare), 1 if _takes_turns(room) else MAX_SLOTS)
     least = 1 if parts or _takes_turns(room) else 2
-    computing, patching = machine.seconds(need.cost), _patching_seconds(weights, parts, machine)
+    computing, patching = machine.seconds(need.cost), _patching_seconds(units, machine)
     best: Placement | None = None
     for slots in range(max(least, min(2, most)), most + 1):
-        resident = choose_resident(units, spare, slots, passing) or set()
-        tiers = _tiers(weights.sent(parts), resident, room.ram if need.runs > 1 else 0)
+        resident = choose_resident(units.sizes, spare, slots, units.passing) or set()
+        tiers = _tiers(units.sent, resident, room.ram if need.runs > 1 else 0)
         run = computing
         if need.runs > 1:
-            run = step_seconds(weights.sent(parts), tiers, slots, computing, machine, patching)
+            run = step_seconds(units.sent, tiers, slots, computing, machine, patching)
         if best is None or run < _SLOT_GAIN * best.run:
             best = Placement(need, tiers, slots, _load_seconds(need, machine), run, parts)
         if not _can_gain(best, machine):
@@ -257,17 +251,18 @@ def _can_gain(placement: Placement, machine: Machine) -> bool:
     return machine.seconds(placement.need.cost) < _SLOT_GAIN * placement.run
 
 
-def _most_slots(units: Sequence[int], passing: Sequence[int], room: int) -> int:
+def _most_slots(units: Units, room: int) -> int:
     """Return how many slots a ring may have, at most ``MAX_SLOTS``; 0 if there is nothing to stream, or no room."""
-    fitting = [slots for slots in range(1, MAX_SLOTS + 1) if choose_resident(units, room, slots, passing) is not None]
-    return max(fitting, default=0) if units else 0
+    possible = range(1, MAX_SLOTS + 1) if units.sizes else ()
+    fitting = (slots for slots in possible if choose_resident(units.sizes, room, slots, units.passing) is not None)
+    return max(fitting, default=0)
 
 
-def _patching_seconds(weights: Weights, parts: bool, machine: Machine) -> list[float]:
+def _patching_seconds(units: Units, machine: Machine) -> list[float]:
     """Return how long the patches of each unit take in a copy of it, which is read and written."""
     return [
         machine.seconds(Cost(products=each.operations, moved=2 * size + each.nbytes)) if each.nbytes else 0.0
-        for size, each in zip(weights.units(parts), weights.patches(parts))
+        for size, each in zip(units.sizes, units.patches)
     ]
 
 
@@ -329,8 +324,8 @@ class _Clock(InPlace):
 
 def least_bytes(need: StageNeed) -> int:
     """Return the bytes of the device without which a stage cannot run, everything streamed."""
-    parts = bool(need.weights.parts)
-    return need.work_bytes + need.weights.always(parts) + max(need.weights.sent(parts), default=0)
+    units = need.weights.smallest
+    return need.work_bytes + units.rest + max(units.sent, default=0)
 
 
 def fitting_share(need: StageNeed, budget: int) -> float:
@@ -353,12 +348,11 @@ _NO_CUDA = (
 
 def explain_refusal(need: StageNeed, room: Room, advice: str = SMALLER) -> str:
     """Say why a stage does not fit the budget of ``room``, and what to do."""
-    parts = bool(need.weights.parts)
-    largest = max(need.weights.sent(parts), default=0)
+    units = need.weights.smallest
     taken = {
         "its work": need.work_bytes,
-        "weights that are always needed": need.weights.always(parts),
-        f"one {'part of a block' if parts else 'block'}": largest,
+        "weights that are always needed": units.rest,
+        f"one {'part of a block' if units is need.weights.parts else 'block'}": max(units.sent, default=0),
     }
     reasons = [f"{gigabytes(nbytes)} for {what}" for what, nbytes in taken.items() if nbytes > _SHOWN // 2]
     needed = -(-least_bytes(need) // _SHOWN) * _SHOWN  # rounded up, so that it does not look like what is there

@@ -116,11 +116,6 @@ class Store:
         return [unit.kept_bytes for unit in self.partition.units]
 
     @property
-    def ring_bytes(self) -> int:
-        """Bytes that the ring takes while something is streamed."""
-        return self._ring.nbytes
-
-    @property
     def staying(self) -> list[bool]:
         """Whether each block, or part, is on the device to stay."""
         return [unit.place is not None for unit in self.partition.units]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..layers.alike import Times, counting
-from .outlines import RESULTS, signature, tensors_in
+from .outlines import result_of, signature, tensors_in
 
 aten = torch.ops.aten
 
@@ -75,7 +75,7 @@ class _Counter(TorchDispatchMode):
             given, result = args[:1], operation(*args, **kwargs)
         else:
             key, given = signature(operation, args, kwargs)
-            result = RESULTS.of(operation, args, kwargs, given, key)
+            result = result_of(operation, args, kwargs, given, key)
         made = [result] if isinstance(result, Tensor) else tensors_in(result)
         is_new = self._keep_new(given, made)
         if operation.overloadpacket in _FREE or (operation.is_view and not is_new):  # ``to`` and ``flatten`` may copy

@@ -310,6 +310,14 @@ def measure_conditions(
     return ConditionSizes(state, encoders.pictures, encoders.sound, batch)
 
 
+def foreseen_items(
+    conditions: Sequence[Condition], shape: ClipShape, streams: Collection[str], times: int = 1
+) -> list[LatentCondition]:
+    """Return what ``ConditionCache.encode`` will, with zeros for what it encodes; it refuses what cannot be given."""
+    check_frames(conditions, shape)
+    return encode_conditions(at_rate(conditions, shape, times), shape, streams, SizeOnlyEncoders())
+
+
 def check_latents_fit(shape: ClipShape, batch: int) -> None:
     """Raise DoesNotFitError if what is held of a clip before anything is planned takes more RAM than is free."""
     needed = LATENTS_HELD * FLOAT32 * batch * geometry.VIDEO_CHANNELS * prod(shape.video_latent)

@@ -35,7 +35,7 @@ from ..text import (
     connect,
     extract_features,
 )
-from ..text.prompts import MADE_BY, UNPROCESSED, foreign_syntax
+from ..text.prompts import MADE_BY, UNPROCESSED, describe_prompts
 from ..text.tokenizer import LENGTH
 from .engine import Engine
 from .needs.blueprint import Blueprint, empty_like
@@ -259,22 +259,22 @@ def read_features(engine: Engine, prompts: Sequence[str]) -> list[Features]:
     return ProjectFeatures(len(prompts)).run(engine, reading)
 
 
-def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[Tensor]:
-    """Return the joined features of ``prompts``, from disk if they are all there; ``keep`` puts them there.
+def cached_features(engine: Engine, prompts: Sequence[str], negative: str, keep: bool) -> list[Tensor]:
+    """Return the joined features of ``prompts`` and ``negative``, from disk if all are there; ``keep`` puts them there.
 
-    Says which prompts are longer than what is read, and what in them is of other programs.
+    Says which prompts are empty, or longer than what is read, and what in them is of other programs.
     """
-    cache = contexts_cache(engine, keep, components=("text_features",))
-    known = [cache.find(each) for each in prompts]
+    cache, texts = contexts_cache(engine, keep, components=("text_features",)), (*prompts, negative)
+    known = [cache.find(each) for each in texts]
     if all(each is not None for each in known):
         encoded = [each["features"] for each in known if each is not None]
     else:
-        encoded = [each.joined() for each in read_features(engine, prompts)]
-        for prompt, features in zip(prompts, encoded):
+        encoded = [each.joined() for each in read_features(engine, texts)]
+        for prompt, features in zip(texts, encoded):
             cache.keep(prompt, features=features)
-    for prompt, features in zip(prompts, encoded):
-        for sentence in foreign_syntax(prompt):
-            engine.events.on_remark(sentence)
+    for sentence in describe_prompts(prompts, negative):
+        engine.events.on_remark(sentence)
+    for prompt, features in zip(texts, encoded):
         if features.shape[1] == LENGTH:
             engine.events.on_remark(
                 f"Of the prompt that begins with {prompt[:40]!r} only {LENGTH:,} tokens are read, some 700 words: make "

@@ -19,8 +19,8 @@ from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..sampling.schedules import ALL_NOISE
-from ..settings import AUTO, CompleteRequest, Request, parameters_text
-from ..text.prompts import foreign_syntax
+from ..settings import AUTO, CompleteRequest, Request
+from ..text.prompts import describe_prompts
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -105,7 +105,7 @@ def run_complete(
     cache = contexts_cache(engine, request.resources.cache if request.encoded is None else None)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
-    parameters = parameters_text(complete, _name_of(engine.models))
+    parameters = complete.parameters_text(_name_of(engine.models))
     finish = replace(_finish(stages, engine, complete), grading=grading)
     if sampled is None:
         sampled = _sampled(complete, engine, stages, cache)
@@ -138,9 +138,8 @@ def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: D
 
 
 def _say_first(request: CompleteRequest) -> None:
-    for prompt in (*(segment.prompt for segment in request.script), request.negative):
-        for sentence in foreign_syntax(prompt):
-            _log.warning(sentence)
+    for sentence in describe_prompts([segment.prompt for segment in request.script], request.negative):
+        _log.warning(sentence)
     _say_unread(request)
     if seen := request.followed_picture:
         size = request.shown or (request.final.width, request.final.height)

@@ -47,7 +47,7 @@ class Script:
     def check_batch(self, latent: AVLatent) -> None:
         """Raise SettingError unless every prompt is one for all clips of ``latent``, or one for each."""
         clips = max(map(len, latent.streams().values()))
-        for contexts in self._all:
+        for contexts in self.all_contexts:
             if len(contexts.video) not in (1, clips):
                 raise SettingError(
                     f"{counted(len(contexts.video), 'prompt')} came for {counted(clips, 'clip')}: give one for all, "
@@ -56,7 +56,7 @@ class Script:
 
     def check_masks(self) -> None:
         """Raise SettingError for prompts whose mask or area changes in time, which windows cannot follow."""
-        for contexts in self._all:
+        for contexts in self.all_contexts:
             if any(each.changes for each in contexts.weights):
                 raise SettingError(
                     "The mask or area of a prompt changes from frame to frame, which windows cannot follow: give one "
@@ -64,7 +64,8 @@ class Script:
                 )
 
     @property
-    def _all(self) -> list[Contexts]:
+    def all_contexts(self) -> list[Contexts]:
+        """Those of every prompt, the negative one among them."""
         return [each for each in (*(part for _, part in self.parts), self.negative) if each is not None]
 
     @property

@@ -110,10 +110,11 @@ class Plan:
         """Return the plan as a table, and what there is to say about it."""
         rows = [_HEADER, *map(_row, self.placements)]
         widths = [max(map(len, column)) for column in zip(*rows)]
-        pinned = "" if self.room.in_ram else f" and {gigabytes(self.room.ram)} of pinned RAM"
+        kind = "pinned RAM" if self.machine.overlaps else "RAM"  # only cards that weights are streamed to pin any
+        beside = "" if self.room.in_ram else f" and {gigabytes(self.room.ram)} of {kind}"
         lines = [
             self._headline(),
-            f"{self.machine.name}: at most {gigabytes(self.room.budget or 0)} of {self.room.where}{pinned}",
+            f"{self.machine.name}: at most {gigabytes(self.room.budget or 0)} of {self.room.where}{beside}",
             "",
             *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
             "",
@@ -222,7 +223,8 @@ def _notes(placement: Placement, room: Room) -> list[str]:
         notes.append(f"{name}: there is room for one part of a block at a time, so copying and computing take turns.")
     if placement.need.runs > 1 and (disk := placement.tiers.count(DISK)):
         what = "parts of blocks" if placement.parts else "blocks"
-        ram, may_be = (room.budget or 0, "taken") if room.in_ram else (room.ram, "pinned")
+        ram = (room.budget or 0) if room.in_ram else room.ram
+        may_be = "pinned" if room.machine.overlaps and not room.in_ram else "taken"
         notes.append(
             f"{name}: {disk} of {len(placement.tiers)} {what} are read from disk in every step, since only "
             f"{gigabytes(ram)} of RAM may be {may_be}."

@@ -54,6 +54,8 @@ from .stage import NO_LOAD, TRANSFORMER, LatentSize, Load, Stage, need_of
 
 _log = logging.getLogger(__name__)
 
+NO_STEP_CACHE = "A step cache knows neither tiles nor several devices: set step_cache to 0, or sample without them."
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -186,11 +188,7 @@ def sample(
     fps = sampling.settings.told_fps(inputs.fps)
     state = apply_conditions(inputs.latent, fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
     _check_together(network, sampling)
-    _check_batch(sampling, state)
-    for contexts in filter(None, (inputs.contexts, inputs.negative)):
-        if apart and any(each.has_place for each in contexts.weights):
-            raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
-        check_prompts(contexts, state, sigmas[:-1])
+    check_possible(sampling, state, list(filter(None, (inputs.contexts, inputs.negative))))
     noise = sampling.noise(state, dtype=dtype)
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
@@ -206,9 +204,17 @@ def _check_together(network: Network, sampling: Sampling) -> None:
     if sampling.tiles and not sampling.together and not sampling.settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     if sampling.settings.step_cache and (sampling.tiles or isinstance(network, ManyNetworks | SequenceParallel)):
-        raise SettingError(
-            "A step cache knows neither tiles nor several devices: set step_cache to 0, or sample without them."
-        )
+        raise SettingError(NO_STEP_CACHE)
+
+
+def check_possible(sampling: Sampling, state: AVState, prompts: Sequence[Contexts]) -> None:
+    """Raise SettingError where these ``prompts`` or what is given in ``state`` cannot be sampled so."""
+    _check_batch(sampling, state)
+    apart = sampling.tiles is not None and not sampling.together
+    for contexts in prompts:
+        if apart and any(each.has_place for each in contexts.weights):
+            raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
+        check_prompts(contexts, state, sampling.sigmas[:-1])
 
 
 def _check_batch(sampling: Sampling, state: AVState) -> None:
@@ -364,7 +370,12 @@ class Sample(Stage):
         return self.sampling.passes_of(self.size)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure all steps; of batched passes, as if all were as large as the one for both prompts."""
+        """Measure all steps; of batched passes, as if all were as large as the one for both prompts.
+
+        Raises SettingError for a step cache where several devices share the work.
+        """
+        if self.sampling.settings.step_cache and blueprint.devices * blueprint.processes > 1:
+            raise SettingError(NO_STEP_CACHE)
         passes, size = self._passes, self.size
         if self.sampling.settings.batched_passes and "negative" in passes:
             passes = tuple(name for name in passes if name != "negative")

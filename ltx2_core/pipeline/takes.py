@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..disk_cache import cache_folder, fingerprint
 from ..errors import CheckpointError, MissingFileError, TargetExistsError, UnreadableFileError
-from ..errors.atomic import write_atomically
+from ..errors.atomic import Naming, write_atomically
 from ..errors.files import named_beside, not_read
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
@@ -77,6 +77,9 @@ class Take:
 def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
     """Write ``take`` as a safetensors file, all of it or nothing; load_take gives it back bit for bit.
 
+    Returns:
+        Where it is: where another program has written meanwhile, that stays, and this gets a number behind its name.
+
     Raises:
         TargetExistsError: There is a file of this name, and nothing says that it may go.
         UnreadableFileError: The disk refuses.
@@ -89,8 +92,9 @@ def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
     header = {KIND: VERSION, "about": about, "tags": tags, "digest": _digest(about, tags, tensors)}
     if GRAPH in take.tags:
         header[GRAPH] = take.tags[GRAPH]
-    write_atomically(path, save(tensors, header))
-    return path
+    naming = Naming(path, overwrite)
+    write_atomically(path, save(tensors, header), naming)
+    return naming.path
 
 
 def rescue_take(take: Take, beside: Path) -> Path:

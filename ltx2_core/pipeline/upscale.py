@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint.upscaler import video_statistics
@@ -64,6 +65,20 @@ def upscale(
     if keyframes is not None:
         keyframes = keyframes.at_rate(config.time)
     return AVLatent(enlarge(latent.video), latent.audio, keyframes), fps * config.time
+
+
+def outlined(config: UpscalerConfig, latent: AVLatent, fps: Fraction) -> tuple[AVLatent, Fraction]:
+    """Return what ``upscale`` will, with the nearest cell of ``latent`` in each: enough to lay out what follows."""
+    frames, *sides = config.upscaled_shape(latent.shape(fps)).video_latent
+
+    def nearest(video: Tensor, count: int) -> Tensor:
+        return F.interpolate(video, (count, *sides))
+
+    keyframes = latent.keyframes
+    if keyframes is not None:
+        keyframes = keyframes.map(lambda x: nearest(x, x.shape[2])).at_rate(config.time)
+    assert latent.video is not None
+    return AVLatent(nearest(latent.video, frames), latent.audio, keyframes), fps * config.time
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from .clip import (
     PromptSettings,
     given_negative,
 )
-from .parameters import parameters_text
 from .request import CompleteRequest, Request, check_limits, scheduled
 from .resources import PRECISIONS, Resources, dtype_of
 from .sampling import GuidanceRange, RecipeSettings, SamplingSettings, StreamScales, check_stg_blocks, parse_stg_blocks

@@ -378,6 +378,27 @@ class CompleteRequest:
         """Whether keyframes that the first stage generates are still there when it is over."""
         return self.second.keep_keyframes or not self.second.refine
 
+    def parameters_text(self, model: str) -> str:
+        """Return prompt, negative prompt and a line of ``Name: value`` of what is really used, and of the ``model``.
+
+        It has the form that sharing sites know from Stable Diffusion web UI ("parameters").
+        """
+        clip = self.made
+        values = {
+            "Steps": len(self.sigmas) - 1,
+            "Sampler": self.sampler,
+            "CFG scale": f"{self.guidance.video.rows[0].text_scale:g}",
+            "Seed": self.request.sampling.seed,
+            "Size": f"{clip.width}x{clip.height}",
+            "Model": model,
+            "Frames": (clip.frames + 1) // 2 if self.request.high_quality else clip.frames,
+            "FPS": f"{float(clip.fps):g}",
+        }
+        prompts = [" ".join(segment.prompt.split()) for segment in self.script]
+        negative = " ".join(self.negative.split())
+        line = ", ".join(f"{name}: {value}" for name, value in values.items())
+        return "\n".join([*prompts, *([f"Negative prompt: {negative}"] if negative else []), line])
+
     def followed(self, small: Tensor) -> tuple[LatentCondition, ...]:
         """Return what the second stage follows of the first one's video latent (B or 1, C, f, h, w)."""
         return self.second.followed(small, self.final.video_latent, self.refine_loras)

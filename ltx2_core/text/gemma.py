@@ -30,6 +30,15 @@ _SIZES = {  # our name: the name in a Hugging Face config
 }
 
 
+# What shapes do not tell, by the width of those models that are not as the 12B one (their config.json): 270M and 1B
+# were not made for long texts, and the queries of 27B are divided by another root than that of their head.
+_UNTOLD: Mapping[int, Mapping[str, Any]] = {
+    640: {"rope_factor": 1.0, "window": 512},
+    1152: {"rope_factor": 1.0, "window": 512},
+    5376: {"attention_scalar": 168},
+}
+
+
 @dataclass(frozen=True)
 class GemmaConfig(EncoderConfig):
     """Sizes of a Gemma 3 text model; the defaults are the 12B model that LTX-2.0 and 2.3 were trained with."""
@@ -57,7 +66,8 @@ class GemmaConfig(EncoderConfig):
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "GemmaConfig":
         """Derive the sizes from the shapes of the tensors (our names); CheckpointError if a needed one is missing."""
         sizes = WeightShapes(shapes).sizes
-        return cls.from_json(cls(**sizes, attention_scalar=sizes["head_dim"]).to_json())
+        untold: dict[str, Any] = {"attention_scalar": sizes["head_dim"], **_UNTOLD.get(sizes["width"], {})}
+        return cls.from_json(cls(**(sizes | untold)).to_json())
 
     def frequencies(self, full: bool) -> Tensor:
         """Return the radians per position of each pair of channels of a head, (d / 2)."""

@@ -63,6 +63,21 @@ def foreign_syntax(prompt: str) -> list[str]:
     return found
 
 
+def describe_prompts(prompts: Sequence[str], negative: str) -> list[str]:
+    """Return a sentence for each of the ``prompts`` of a clip that is empty, and those on the syntax of all of them."""
+    names = (
+        [f"Prompt {number} of {len(prompts)}" for number in range(1, len(prompts) + 1)]
+        if prompts[1:]
+        else ["The prompt"]
+    )
+    empty = [
+        f"{name} is empty, so that the clip shows anything: write who moves, and how, and what is heard."
+        for name, prompt in zip(names, prompts)
+        if not prompt.strip()
+    ]
+    return [*empty, *(sentence for prompt in (*prompts, negative) for sentence in foreign_syntax(prompt))]
+
+
 class Extent(NamedTuple):
     """From which to which part of the run a prompt holds, 0 to 1, and how much it counts beside others."""
 

@@ -1,7 +1,15 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
 from ..layers import TextSchedule, Visibility
-from ..layers.kernels import ATTENTIONS, attending_with, compiling, compiling_pays, count_with, note_step
+from ..layers.kernels import (
+    ATTENTIONS,
+    attending_with,
+    compiling,
+    compiling_pays,
+    count_with,
+    describe_missing,
+    note_step,
+)
 from .block import TextAttention
 from .config import StreamConfig, TransformerConfig
 from .graphs import find_obstacle_of_allocator
@@ -37,6 +45,7 @@ __all__ = [
     "compiling",
     "compiling_pays",
     "count_with",
+    "describe_missing",
     "find_obstacle_of_allocator",
     "note_step",
 ]

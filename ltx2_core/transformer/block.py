@@ -86,9 +86,9 @@ class TextAttention(Attention):
     def _read(self, q: Tensor, text: TextInput, project_text: Callable[[TextInput], KeyValue]) -> Tensor:
         """Return what queries (B, H, N, d) find in a text."""
         query = Query(q, None)
-        heads = self.attend(query, project_text(text), text.bias)
+        heads = self.attend(query, project_text(text), text.schedule)
         if text.nag is not None and text.negative is not None:
-            negative = self.attend(query, project_text(text.negative), text.negative.bias)
+            negative = self.attend(query, project_text(text.negative))
             heads = guide_attention(heads, negative, text.nag)
         return heads
 

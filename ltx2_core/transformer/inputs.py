@@ -20,7 +20,6 @@ class StreamInput:
     positions: Tensor  # (B, axes, N, 2), float32: where each token starts and ends, in seconds and pixels
     context: Tensor  # (B, L, D): the text context
     timesteps: Tensor | None = None  # (B, N), float32: the noise level of each token; None = sigma everywhere
-    context_mask: Tensor | None = None  # (B, L): 0 hides a token of the context
     visibility: Visibility | None = None  # which tokens attend to which; None = all to all
     schedule: TextSchedule | None = None  # which of several texts in the context counts where; None = all alike
     nag: "Nag | None" = None

@@ -147,10 +147,9 @@ class StreamIO(nn.Module):
 
     def _text_input(self, stream: StreamInput, modulation: Modulation | None) -> TextInput:
         caption, cache = self.caption or nn.Identity(), stream.text_cache if modulation is None else None
-        bias = stream.schedule or _context_bias(stream.context_mask, stream.tokens.dtype)
         context = caption(stream.context) if cache is None else cache.find(self, partial(caption, stream.context))
         negative = None if stream.nag is None else TextInput(caption(stream.nag.context), None, modulation)
-        return TextInput(context, bias, modulation, stream.nag, negative, cache)
+        return TextInput(context, stream.schedule, modulation, stream.nag, negative, cache)
 
     def to_velocity(self, state: StreamState) -> Tensor:
         """Map the state after the last block to the velocity (B, N, C)."""
@@ -281,10 +280,3 @@ def _distinct_levels(sigma: Tensor, timesteps: Tensor | None, shares: TokenLevel
         return shares.shares * sigma[:1].float(), shares.index
     found = TokenLevels.of(timesteps)
     return found.shares, found.index
-
-
-def _context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """0 for valid tokens of the context, the lowest number for hidden ones; (B, L) to (B, 1, 1, L)."""
-    if mask is None:
-        return None
-    return ((mask.to(dtype) - 1) * torch.finfo(dtype).max)[:, None, None]

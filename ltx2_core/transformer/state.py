@@ -23,7 +23,7 @@ class TextInput:
     """The text that a stream attends to; passes with the same text share one of these."""
 
     context: Tensor  # (B, L, D)
-    bias: Tensor | TextSchedule | None  # (B, 1, 1, L), or by token; added to the attention scores
+    schedule: TextSchedule | None  # which of several texts in the context counts where
     modulation: Modulation | None
     nag: Nag | None = None  # normalised attention guidance by ``negative``
     negative: "TextInput | None" = None  # the context of ``nag`` as the network reads it

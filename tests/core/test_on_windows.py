@@ -12,9 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny_parts
 import torch
 
-from ltx2_core import tiny
 from ltx2_core.checkpoint.write import check_new
 from ltx2_core.cli import main
 from ltx2_core.cli.commands import COMMANDS
@@ -218,4 +218,4 @@ def test_a_whole_model_in_a_folder_for_a_moment_is_let_go_before_that_goes(monke
             super().__exit__(*error)
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", Moment)
-    assert all(each.exists() for each in tiny.write_split(tmp_path))
+    assert all(each.exists() for each in tiny_parts.write_split(tmp_path))

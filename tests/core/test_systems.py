@@ -368,10 +368,22 @@ def test_what_a_killed_program_left_of_a_file_goes_when_it_is_written_again(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["x [1].json", new.name, other.name])
 
 
+def test_a_folder_is_listed_once_for_all_the_files_of_a_batch(tmp_path, monkeypatch):
+    """A listing takes half a second where a folder has 100,000 files."""
+    left = [tmp_path / f".clip_{number}.0123abcd.mp4" for number in range(20)]
+    others = [tmp_path / ".clip_1.mp4", tmp_path / ".clip_1.0123abcd.png", tmp_path / ".other.0123abcd.mp4"]
+    for path in (*left, *others):
+        path.touch()
+    listed, listing = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listing(folder))
+    clear_unfinished(tmp_path / f"clip_{number}.mp4" for number in range(20))
+    assert listed == [tmp_path] and sorted(tmp_path.iterdir()) == sorted(others)
+
+
 def test_what_was_left_of_a_long_name_is_cleared(tmp_path):
     target = tmp_path / f"{'x' * 251}.mp4"
     (tmp_path / f".{'x' * (255 - 14)}.0123abcd.mp4").touch()
-    clear_unfinished(target)
+    clear_unfinished([target])
     assert not [*tmp_path.iterdir()]
 
 

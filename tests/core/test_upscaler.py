@@ -7,12 +7,13 @@ from math import prod
 import formula
 import golden
 import pytest
+import tiny_parts
 import torch
 from agreement import compare
 from drafts import write_draft
 from safetensors.torch import save_file
 
-from ltx2_core import generate, tiny
+from ltx2_core import generate
 from ltx2_core.checkpoint import CheckpointError, open_models
 from ltx2_core.checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
@@ -154,7 +155,7 @@ def test_every_released_key_has_its_place(name):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_is_recognised_with_and_without_its_config(kind, tmp_path):
-    file = open_upscaler(tiny.write_upscaler(tmp_path, KINDS[kind]))
+    file = open_upscaler(tiny_parts.write_upscaler(tmp_path, KINDS[kind]))
     upscaler = build_upscaler(file, torch.float32)
     assert upscaler.config == UpscalerConfig.from_json({"mid_channels": 32, "num_blocks_per_stage": 1} | KINDS[kind])
     bare = tmp_path / "bare.safetensors"
@@ -164,7 +165,7 @@ def test_a_file_is_recognised_with_and_without_its_config(kind, tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-    path = tiny.write_upscaler(tmp_path)
+    path = tiny_parts.write_upscaler(tmp_path)
     file = open_upscaler(path)
     tensors = {key: file.file.get(key) for key in file.file.entries}
 
@@ -191,7 +192,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_foreign_latents_are_refused(tmp_path):
-    upscaler = build_upscaler(open_upscaler(tiny.write_upscaler(tmp_path)), torch.float32)
+    upscaler = build_upscaler(open_upscaler(tiny_parts.write_upscaler(tmp_path)), torch.float32)
     with pytest.raises(SettingError, match=r"16 channels, .* 128"):
         upscaler(torch.zeros(1, 16, 1, 2, 2))
     with pytest.raises(SettingError, match="no video"):
@@ -212,7 +213,7 @@ def test_foreign_latents_are_refused(tmp_path):
     ],
 )
 def test_length_and_rate_are_told_truly(kind, before, after, tmp_path):
-    upscaler = build_upscaler(open_upscaler(tiny.write_upscaler(tmp_path, KINDS[kind])), torch.float32).to("meta")
+    upscaler = build_upscaler(open_upscaler(tiny_parts.write_upscaler(tmp_path, KINDS[kind])), torch.float32).to("meta")
     height, width, frames, fps = before
     shape = ClipShape(width, height, frames, Fraction(fps))
     height, width, frames, fps = after

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny_parts
 from gguf_files import common, gemma, transformer, write
 from golden import FOLDER
 from instruct import write_instruct
@@ -60,9 +61,9 @@ def place_tiny_models(models: Path, elsewhere: Path) -> None:
     tiny.write(elsewhere, "2.3")
     for folder in (models / "checkpoints", models / "text_encoders", elsewhere / "checkpoints", elsewhere / "encoders"):
         folder.mkdir(parents=True)
-    tiny.write_split(models)
-    tiny.write_diffusion_vae(models / "vae")
-    tiny.write_duration_head(models)
+    tiny_parts.write_split(models)
+    tiny_parts.write_diffusion_vae(models / "vae")
+    tiny_parts.write_duration_head(models)
     shutil.copy(elsewhere / "ltx-2.3-tiny.safetensors", models / "checkpoints")
     shutil.move(elsewhere / "ltx-2.3-tiny.safetensors", elsewhere / "checkpoints" / "elsewhere.safetensors")
     folder = elsewhere / "checkpoints" / "LTX-2-Diffusers"

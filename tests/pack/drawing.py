@@ -34,8 +34,9 @@ COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a130
 
 # What ComfyUI's app mode shows of a graph, in this order: kinds of nodes, and their widgets that have no wire.
 APP = (
-    ("LTX2AVGemmaTextEncode", "prompt"), ("LoadImage", "image"), ("LoadVideo", "file"), ("LoadAudio", "audio"),
-    ("LoadImageMask", "image"), ("LTX2AVExtend", "seconds"), ("LTX2AVRetake", "start"), ("LTX2AVRetake", "end"),
+    ("LTX2AVTimeline", "ltx2av_timeline"), ("LTX2AVGemmaTextEncode", "prompt"), ("LoadImage", "image"),
+    ("LoadVideo", "file"), ("LoadAudio", "audio"), ("LoadImageMask", "image"), ("LTX2AVExtend", "seconds"),
+    ("LTX2AVRetake", "start"), ("LTX2AVRetake", "end"),
     ("LTX2AVEncode", "megapixels"), ("LTX2AVEmptyLatent", "size"), ("LTX2AVEmptyLatent", "megapixels"),
     ("LTX2AVEmptyLatent", "seconds"),
     ("LTX2AVSample", "seed"), ("LTX2AVLoadModel", "checkpoint"),

@@ -75,9 +75,9 @@ def enlarged(stage, engine, content, fps):
     return type(content)(video, content.audio), fps
 
 
-def encoded(engine, prompts, keep):
-    asked.append({"node": "text", "negative": prompts[-1]})
-    return [torch.zeros(1, 1024, 64) for _ in prompts]
+def encoded(engine, prompts, negative, keep):
+    asked.append({"node": "text", "negative": negative})
+    return [torch.zeros(1, 1024, 64) for _ in (*prompts, negative)]
 
 
 sample.Sample.run, refine.Refine.run, upscale.Upscale.run = sampled, refined, enlarged
@@ -88,7 +88,7 @@ part("nodes.engine").HostEngine.fit = lambda self, stage: stage
 graph.DecodeVideo.warning = lambda *rest: ""
 refine.Refine.tiles = part("ltx2_core.sampling").Tiles((1, 1, 1))
 refine.Refine.describe = lambda stage, result: []
-graph.script_of = lambda *rest: SimpleNamespace(negative=None)
+graph.script_of = lambda *rest: SimpleNamespace(negative=None, all_contexts=[], check_batch=lambda latent: None)
 sample.Sample.window_cache = lambda *rest: None
 
 

@@ -70,7 +70,10 @@ def test_a_wire_that_is_drawn_to_a_grey_input_counts_or_it_is_said_that_it_does_
 
 
 def test_app_mode_shows_what_one_chooses_and_runs(visit, tmp_path):
-    workflow = json.loads((SHIPPED[0].parent / "image_to_video.json").read_text())
-    seen = visit("app.cjs", nodes2(True), workflow=workflow, screenshot=str(tmp_path / "app.png"))
+    workflow, strip = (
+        json.loads((SHIPPED[0].parent / f"{name}.json").read_text()) for name in ("image_to_video", "timeline")
+    )
+    seen = visit("app.cjs", nodes2(True), workflow=workflow, strip=strip, screenshot=str(tmp_path / "app.png"))
     assert seen["end"] == "execution_success"
     assert seen["labels"] == [name for _, name in workflow["extra"]["linearData"]["inputs"]]
+    assert seen["labelsOfStrip"][0] == "timeline" and seen["frames"] == "49 frames"

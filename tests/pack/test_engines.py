@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import pytest
+import tiny_parts
 import torch
 from fake_engine import FakeEngine
 from pack.clip_request import digest, request_of
@@ -21,7 +22,7 @@ def core(name: str):
 @torch.inference_mode()
 def test_core_and_pack_make_the_same_clip(inside, tmp_path):
     checkpoint, gemma, _ = tiny.write(tmp_path, "2.3")
-    upscaler = open_upscaler(tiny.write_upscaler(tmp_path))
+    upscaler = open_upscaler(tiny_parts.write_upscaler(tmp_path))
     report = inside("engines.py", tmp_path)
     made = report["made"]
     for streamed in ("streamed", "in RAM"):

@@ -34,16 +34,23 @@ def test_reading_and_encoding_are_named(client, prompt):
     assert "encoding the prompt" in texts and not texts[-1].strip()
 
 
-def test_a_prompt_that_is_too_long_is_told_also_where_it_was_read_before(client, prompt):
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("a (ball:1.4) " * 1500, ["only 1,024 tokens are read", "(ball:1.4): LTX-2 has no weights"]),
+        (" ", ["The prompt is empty"]),
+    ],
+)
+def test_what_is_unusual_in_a_prompt_is_told_also_where_it_was_read_before(client, prompt, text, sentences):
     read = node(prompt, "LTX2AVGemmaTextEncode")
     for negative in ("", "blurry"):  # with another negative prompt the node runs again
-        change(prompt, LTX2AVGemmaTextEncode={"prompt": "a (ball:1.4) " * 1500, "negative": negative})
+        change(prompt, LTX2AVGemmaTextEncode={"prompt": text, "negative": negative})
         only = {each: prompt[each] for each in prompt if each in (read, node(prompt, "LTX2AVLoadModel"))}
         only |= {"gemma": prompt[node(prompt, "LTX2AVLoadGemma")]}
         only[read]["inputs"] = prompt[read]["inputs"] | {"gemma": ["gemma", 0]}
         only["seen"] = {"class_type": "PreviewAny", "inputs": {"source": [read, 0]}}
         told = said(client.run(only), read)[-1]
-        assert "only 1,024 tokens are read" in told and "(ball:1.4): LTX-2 has no weights" in told
+        assert all(sentence in told for sentence in sentences)
 
 
 def test_an_error_stands_on_its_node_and_has_a_short_name(client, prompt):
@@ -79,3 +86,6 @@ def test_messages_are_of_the_last_run_and_keep_their_lines(visit, tmp_path, rend
     assert NEEDS_NEGATIVE in seen["bad"][sampler]["lines"][-1] and seen["kind"] == "ltx2.SettingError"
     assert seen["later"][plan]["lines"] == seen["again"][plan]["lines"], "a page that was opened later says nothing"
     assert not any(NEEDS_NEGATIVE in line for line in seen["again"][sampler]["lines"])
+    told, warned = seen["refused"]
+    assert told[sampler]["lines"] == ["seed is -5; it must be between 0 and 18446744073709551615."]
+    assert any("put that file into models/checkpoints" in each for each in warned), "which has no place on its node"

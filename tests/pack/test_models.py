@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_parts
 import torch
 from diffusers_parts import folder_of_2_5, write_folder
 from pack.clip import Clip, pictures_in, saved
@@ -10,7 +11,6 @@ from pack.links import FILES
 from pack.workflow import SHIPPED, add, change, node, to_prompt
 from safetensors.torch import load_file, save_file
 
-from ltx2_core import tiny
 from ltx2_core.checkpoint import TensorFile
 
 pytestmark = pytest.mark.comfy
@@ -96,7 +96,7 @@ def test_a_clip_is_as_long_as_its_prompt_needs(server, client, prompt):
 
 def test_headers_are_read_again_only_after_something_has_changed(inside, tmp_path):
     """At first; not again; as a download of the video VAE begins, ends, and is replaced."""
-    tiny.write_split(tmp_path / "models")
+    tiny_parts.write_split(tmp_path / "models")
     found, opened = zip(*inside("headers.py", tmp_path))
     assert found == (True, True, False, True, True)
     assert opened == (4, 0, 3, 4, 4)

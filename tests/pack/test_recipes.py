@@ -8,6 +8,7 @@ import json
 import shutil
 
 import pytest
+import tiny_parts
 import torch
 from pack.tasks import TASKS
 from pack.workflow import SHIPPED, to_prompt
@@ -92,7 +93,7 @@ def place_models(folder):
         layer = "diffusion_model.transformer_blocks.1.attn1.to_q"
         lora = {f"{layer}.lora_A.weight": torch.ones(2, 32), f"{layer}.lora_B.weight": torch.ones(32, 2)}
         save_file(lora, models / "loras" / f"{LORAS[version]}.safetensors")
-        upscaler = tiny.write_upscaler(folder / version)
+        upscaler = tiny_parts.write_upscaler(folder / version)
         shutil.copy(upscaler, models / "latent_upscale_models" / f"{UPSCALERS[version]}.safetensors")
     shutil.copytree(folder / "2.3" / "gemma-tiny", models / "text_encoders" / "gemma-tiny")
 

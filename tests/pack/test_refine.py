@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_parts
 import torch
 from pack.client import Prompt
 from pack.clip import Clip, pictures_in, saved
@@ -10,7 +11,6 @@ from pack.host import REPOSITORY
 from pack.workflow import add, change, node, to_prompt
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning.conditions import ReferenceAudio, ReferenceVideo
 from ltx2_core.conditioning.pictures import Picture
@@ -31,7 +31,7 @@ def upscalers(server, tmp_path_factory) -> None:
     folder = server.base / "models" / "latent_upscale_models"
     folder.mkdir(parents=True, exist_ok=True)
     for name, kind in ((SPATIAL, {}), (TEMPORAL, {"spatial_upsample": False, "temporal_upsample": True})):
-        tiny.write_upscaler(tmp_path_factory.mktemp("upscaler"), kind).rename(folder / name)
+        tiny_parts.write_upscaler(tmp_path_factory.mktemp("upscaler"), kind).rename(folder / name)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
     task = {"workflow": workflow, "broken": BROKEN, "screenshot": str(tmp_path / f"{renderer}.png")}
     seen = visit("timeline.cjs", nodes2(renderer == "nodes2"), **task)
     ways = seen["json"]
+    assert "rgb(0, 0, 0)" not in seen["ink"], "black on black in a light theme"
     assert seen["shown"] == [
         ["pictures", "ltx2_example_first.png"],
         ["prompts", "a red ball"],

@@ -205,6 +205,6 @@ def official_names(keys: Mapping[str, object]) -> dict[str, str]:
 def _official(key: str, layouts: list[tuple[Layout, str]]) -> str:
     weight, suffix = split_companion(key)
     for layout, prefix in layouts:
-        if layout.keys.knows(weight, prefix):
-            return join_companion(str(layout.keys.ours(weight, prefix)), suffix)
+        if name := layout.keys.ours(weight, prefix):
+            return join_companion(name, suffix)
     return key

@@ -36,12 +36,6 @@ class Keys:
         return self._find(key, prefix) is not None
 
     def ours(self, key: str, prefix: str) -> str | None:
-        """Return our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
-        if (found := self._find(key, prefix)) is None:
-            raise KeyError(key)
-        return found[0]
-
-    def wanted(self, key: str, prefix: str) -> str | None:
         """Return our name of a file's ``key``; None if it is unknown, or not wanted."""
         found = self._find(key, prefix)
         return None if found is None else found[0]

@@ -1,6 +1,6 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
-from .attention import ATTENTIONS, attend, attending_with, is_sparse, note_step
+from .attention import ATTENTIONS, attend, attending_with, describe_missing, is_sparse, note_step
 from .compiled import compiling, compiling_pays
 from .convolution import convolve
 from .light import (
@@ -36,6 +36,7 @@ __all__ = [
     "compiling_pays",
     "convolve",
     "count_with",
+    "describe_missing",
     "gelu_",
     "is_sparse",
     "multiply",

@@ -189,6 +189,12 @@ def attending_with(name: str) -> Iterator[None]:
         _Asked.name, _Asked.late = before
 
 
+def describe_missing(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Say why the kernel that ``name``, one of ATTENTIONS, asks for is not taken on a device; empty if it is."""
+    obstacle = INEXACT[name].obstacle(device, dtype) if name in INEXACT else ""
+    return obstacle and f"attention is {name}, and an exact kernel attends in its place: {obstacle.removesuffix('.')}."
+
+
 def note_step(sigma: float, step: int) -> None:
     """Say at which noise level and step attention is asked for from now on; without that it is never sparse."""
     _Asked.late = step > 0 and sigma < HIGH_NOISE

@@ -80,6 +80,7 @@ class Operation:
         self.name, self.plain, self.kernels, self.sample = name, plain, tuple(kernels), sample
         self.tolerance, self.read, self.form = tolerance, read, form
         self._chosen: dict[_Key, tuple[str, Function] | None] = {}
+        self._obstacles: dict[tuple[torch.device, torch.dtype], str] = {}  # of what was asked for
 
     def find(self, x: Tensor) -> Function | None:
         """Return the kernel for tensors like ``x``; None where the plain way is taken.
@@ -98,6 +99,11 @@ class Operation:
             self._chosen[key] = self._choose(*key)
         found = self._chosen[key]
         return None if found is None else partial(self._run, key, *found)
+
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Return why the plain way is taken for tensors of this kind, though a kernel was asked for; empty if not."""
+        like = torch.empty(0, device=device, dtype=dtype)
+        return "" if self.find(like) is not None else self._obstacles.get((like.device, dtype), "")
 
     def _run(self, key: "_Key", name: str, kernel: Function, *args: Any) -> Tensor:
         try:
@@ -118,6 +124,7 @@ class Operation:
                 return kernel.name, function
             if device.type not in kernel.devices and kernel.asked:
                 _log.warning("%s takes the plain way: %s is not for %s.", self.name, kernel.name, device.type)
+                self._obstacles[device, dtype] = f"{kernel.name} is not for {device.type}"
         return None
 
     def _tried(self, kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Function | None:
@@ -134,9 +141,11 @@ class Operation:
                 raise
             told = logging.WARNING if kernel.asked else logging.INFO
             _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, first_line(reason))
+            self._obstacles[device, dtype] = f"{kernel.name} cannot be used here: {first_line(reason)}"
             return None
         if not error <= (self.tolerance or tolerance_in(dtype)):
             _log.warning("%s leaves %s aside on %s, which is off by %.1e.", self.name, kernel.name, device, error)
+            self._obstacles[device, dtype] = f"{kernel.name} is off by {error:.1e} on {device}"
             return None
         _log.info("%s is done by %s on %s, within %.1e of the plain way.", self.name, kernel.name, device, error)
         return function

@@ -60,9 +60,9 @@ def describe_graphs(need: StageNeed, obstacle: str, machine: Machine) -> str:
     if need.graph_bytes:
         host, card = machine.starting(need.cost), machine.working(need.cost)
         return (
-            f"{need.name}: steps are CUDA graphs (--cuda-graphs) from the third on, which keep "
+            f"{need.name}: steps are CUDA graphs (cuda_graphs) from the third on, which keep "
             f"{gigabytes(need.graph_bytes)}: the host starts a step in {host:.2f} s, on which the card works "
             f"{card:.2f} s. What is gained is not counted here."
         )
     reason = obstacle or "there is no room for them beside all weights, and streamed ones lie elsewhere in each step"
-    return f"{need.name}: steps are no CUDA graphs (--cuda-graphs), since {reason}."
+    return f"{need.name}: steps are no CUDA graphs (cuda_graphs), since {reason}."

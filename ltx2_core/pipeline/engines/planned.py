@@ -18,7 +18,7 @@ from ...lora import LoraAdapter, Stack
 from ...memory.machine import forget_machine
 from ...memory.pinned import PinnedMemory
 from ...memory.placement import Placement, Room
-from ...transformer import attending_with, compiling, note_step
+from ...transformer import attending_with, compiling, describe_missing, note_step
 from ..engine import Engine
 from ..plan import Plan, place_stage
 from ..precision import exact_float32
@@ -124,6 +124,7 @@ class PlannedEngine(Engine, ABC):
                 self.graphing(stage, placement, networks),
                 reading_ahead(self, stage, self._plan, placement, self._read_ahead),
             ):
+                self._say_how_it_attends(stage)
                 yield networks
             self._report_pace(stage)
         finally:
@@ -152,6 +153,12 @@ class PlannedEngine(Engine, ABC):
         need = need_of(stage, self.blueprint) if placement is None else placement.need
         _log.info("%s", self.load.describe_graphs(stage, need, self.room().machine))
         return networks[TRANSFORMER].graphed() if need.graph_bytes else nullcontext()
+
+    def _say_how_it_attends(self, stage: Stage) -> None:
+        if TRANSFORMER in stage.networks:
+            device, dtype = self.device(TRANSFORMER), self.dtype(TRANSFORMER)
+            if missing := describe_missing(self.resources.attention, device, dtype):
+                self.events.on_remark(missing)
 
     def _report_pace(self, stage: Stage) -> None:
         if self._pace is not None and (finding := self._pace.finding()) is not None:

@@ -131,12 +131,12 @@ def folded_stack(key: NetworkKey[Any], loras: Stack, fold: bool) -> Stack:
 
 
 _COMPILING = (
-    "light work of the blocks is compiled (--torch-compile) before the first step: up to a minute the first time, "
+    "light work of the blocks is compiled (torch_compile) before the first step: up to a minute the first time, "
     "later some seconds; neither these nor what is gained are counted here."
 )
 
 
-_NOT_COMPILING = "nothing is compiled (--torch-compile), since there is nothing to gain in this precision here."
+_NOT_COMPILING = "nothing is compiled (torch_compile), since there is nothing to gain in this precision here."
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class RunLoad(Load):
         if self.how.fold_loras:
             how = f"LoRAs are folded into a wide copy of {matrices}: {sizes[0]} in place of {sizes[1]} beside them"
             return (f"{stage.name}: {how}, and computing takes {times:.2f} x the time.",)
-        how = f"LoRAs are computed beside {matrices}. Folded into a wide copy of them (--fold-loras)"
+        how = f"LoRAs are computed beside {matrices}. Folded into a wide copy of them (fold_loras)"
         what = f"weights would take {sizes[0]} in place of {sizes[1]}, and computing {times:.2f} x the time"
         return (f"{stage.name}: {how}, {what}.",)
 
@@ -218,7 +218,7 @@ class RunLoad(Load):
             need = self._widened(stage, need, folded)
         share = sum(load.beside for load in loads) / sum(load.numbers for load in loads)
         more = Cost(products=(need.cost.products + need.cost.products8) * share)
-        return replace(need, weights=sum((load.weights for load in loads), Weights(0)), cost=need.cost + more)
+        return replace(need, weights=sum((load.weights for load in loads), Weights()), cost=need.cost + more)
 
     def _widened(self, stage: Stage, need: StageNeed, folded: frozenset[str]) -> StageNeed:
         """The need of a stage whose weights are wide; its work is that with every block like those, in proportion."""

@@ -1,9 +1,9 @@
 """Stages as nodes of a graph run them: each begins with the LATENT that the one before has handed on."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -21,20 +21,28 @@ from ...sampling import Refine as RefineRecipe
 from ...settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
 from ...upscaler import UpscalerConfig
 from ..decode_video import DecodeVideo
-from ..encode_conditions import ConditionCache, check_keyframes, check_something_is_left
+from ..encode_conditions import (
+    ConditionCache,
+    check_keyframes,
+    check_marker,
+    check_something_is_left,
+    foreseen_items,
+)
 from ..engine import Engine
 from ..generate import recipe_of
 from ..grade import prepare_encoding
-from ..long import sampled_size, texts_at_once
+from ..long import Script, sampled_size, texts_at_once
 from ..plan import Plan, plan_stages
 from ..raise_rate import RaiseRate
 from ..refine import Refine
-from ..sample import Sample, Sampling
+from ..sample import Sample, Sampling, check_possible
 from ..stage import upscaler_key
 from ..stages import stages_of_clip
-from ..upscale import Upscale
+from ..upscale import Upscale, outlined
 from .latents import NO_PICTURE, Conditioning, GraphLatent, Latent, LongClipPlan, script_of
 
+EngineT = TypeVar("EngineT", bound="GraphEngine")
+ResultT = TypeVar("ResultT", covariant=True)
 Prompts = tuple[Conditioning, Conditioning | None]  # the prompt, and the negative one
 
 NO_LORA = (
@@ -73,8 +81,8 @@ class AnyUpscaler(Protocol):
 
 def given_in(
     engine: GraphEngine, latent: GraphLatent, conditions: Sequence[Condition], *more: LatentCondition
-) -> tuple[list[LatentCondition], AVState]:
-    """Return everything that is given in ``latent``, and what it leaves to be made.
+) -> AVState:
+    """Return what everything that is given in ``latent`` leaves to be made; nothing is encoded yet.
 
     Raises:
         SettingError: if it leaves nothing, or the model cannot make it, or a part of an empty LATENT is to be changed.
@@ -85,13 +93,18 @@ def given_in(
             "Retake and Inpaint change a part of a clip, and this LATENT is empty: connect that of LTX-2 Encode Clip, "
             "or of a sampler."
         )
-    careful = prepare_encoding(engine, conditions)
-    encoded = engine.conditions.encode(conditions, latent.own_shape, tuple(streams), careful, latent.times)
-    items = [*latent.given(), *encoded, *more]
-    state = apply_conditions(latent.content, latent.fps, items)
+    sizes = foreseen_items(conditions, latent.own_shape, tuple(streams), latent.times)
+    state = apply_conditions(latent.content, latent.fps, [*latent.given(), *sizes, *more])
     check_something_is_left(state)
     check_keyframes(state, engine.blueprint)
-    return items, state
+    return state
+
+
+def encode_given(engine: GraphEngine, latent: GraphLatent, conditions: Sequence[Condition]) -> list[LatentCondition]:
+    """Encode what is given in ``latent``; it comes after what the LATENT itself gives."""
+    careful, streams = prepare_encoding(engine, conditions), tuple(latent.content.streams())
+    encoded = engine.conditions.encode(conditions, latent.own_shape, streams, careful, latent.times)
+    return [*latent.given(), *encoded]
 
 
 def sample_latent(
@@ -115,13 +128,17 @@ def sample_latent(
     Raises:
         SettingError: for settings that do not go together, and where a negative prompt is missing.
     """
-    items, state = given_in(engine, latent.read_by(engine.models), conditions)
+    state = given_in(engine, latent.read_by(engine.models), conditions)
     sampling = _sampling(engine, latent, conditions, settings).for_streams(state.free)
     _check_negative(sampling, prompts)
-    unseen = not_shown(conditions, latent.shape.frames) if latent.has_picture else []
-    _warn(engine, latent, sampling, [*unseen, "" if items else _lost(latent, sampling)])
     stage = _sample(sampling, state, latent, windows)
+    unseen = not_shown(conditions, latent.shape.frames) if latent.has_picture else []
     script = script_of(engine, prompts[0], prompts[1] if sampling.needs_negative else None, windows)
+    script.check_batch(latent.content)
+    if windows is None:
+        check_possible(sampling, state, script.all_contexts)
+    items = encode_given(engine, latent, conditions)
+    _warn(engine, latent, sampling, [*unseen, "" if items else _lost(latent, sampling)])
     kept = folder if windows is not None and windows.resume else None
     cache = stage.window_cache(engine, kept, script.negative)
     result = stage.run(engine, latent.content, latent.fps, script, items, cache=cache, last=latent.last_step)
@@ -140,22 +157,100 @@ def upscale_latent(
     Raises:
         SettingError: for a latent without a picture, or with guide frames, and for an upscaler of the other kind.
     """
+    _check_enlarging(engine, latent, upscaler, wanted)
+    key, size, dtype = upscaler_key(upscaler), latent.shape.video_latent, upscaler.dtype
+    keyframes = len(latent.content.generated_frames)
+    stage = Upscale(key, upscaler.config, size, dtype, latent.batch, keyframes, tones=second.tones)
+    content, fps = stage.run(engine, latent.content, latent.fps)
+    return latent.upscaled(content, fps)
+
+
+def _check_enlarging(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None) -> None:
     if not latent.has_picture:
         raise SettingError(NO_PICTURE)
     latent.check_no_guides()
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    key, size, dtype = upscaler_key(upscaler), latent.shape.video_latent, upscaler.dtype
-    keyframes = len(latent.content.generated_frames)
-    stage = Upscale(key, upscaler.config, size, dtype, latent.batch, keyframes, tones=second.tones)
-    content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
-    return latent.upscaled(content, fps)
+    latent.read_by(engine.models)
+
+
+@dataclass(frozen=True)
+class Refining:
+    """A second stage of which all is known but the latent, so that what cannot be is refused before there is one.
+
+    Attributes:
+        engine: of the transformer.
+        stage: not fitted yet.
+        script: contexts of the prompts.
+        conditions: what is given.
+        held: what of the first stage is given, beside them.
+        draws: sizes of its own draws of random numbers.
+        recipe: what the settings and the model's own recipe come to.
+        said: what there is to say about it.
+    """
+
+    engine: GraphEngine
+    stage: Refine
+    script: Script
+    conditions: Sequence[Condition]
+    held: Sequence[LatentCondition]
+    draws: tuple[int, ...]
+    recipe: RefineRecipe
+    said: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, prompts: Prompts, second: SecondStage, recipe: RefineRecipe, seed: int, conditions: Sequence[Condition],
+        small: AVLatent | None, engine: GraphEngine, latent: GraphLatent
+    ) -> "Refining":  # fmt: skip
+        """Lay out the second stage of ``latent``, of which only the size counts.
+
+        Args:
+            prompts: the prompt, and the negative one if there is one.
+            second: the settings of the second stage.
+            recipe: what these and the model's own recipe come to.
+            seed: of the noise.
+            conditions: what is given.
+            small: the latent of the first stage, which a detailing IC-LoRA follows.
+            engine: of the transformer.
+            latent: what to refine.
+
+        Raises:
+            SettingError: for a latent without a picture, and where a negative prompt is missing.
+            DoesNotFitError: where no tiles fit.
+        """
+        if not latent.read_by(engine.models).has_picture:
+            raise SettingError(NO_PICTURE)
+        held = second.held if latent.content.audio is not None else ()
+        if small is not None and small.video is not None:
+            held = (*second.followed(small.video, latent.shape.video_latent, engine.loras), *held)
+        given, loras = second.given(conditions), second.kept_loras(engine.loras, conditions)
+        state = given_in(engine, latent, given, *held)
+        stage = Refine.of(recipe, SamplingSettings(seed=seed), second.tiles, state, loras, latent.drawn_by_first)
+        _check_negative(stage.sampling, prompts)
+        engine.fit(stage)
+        script = script_of(engine, prompts[0], prompts[1] if stage.sampling.needs_negative else None)
+        script.check_batch(latent.content)
+        check_possible(stage.sampling, state, script.all_contexts)
+        said = (NO_LORA,) if small is not None and recipe.lora and not engine.loras else ()
+        return cls(engine, stage, script, given, held, state.draws, recipe, said)
+
+    def run(self, latent: GraphLatent) -> tuple[Latent, str]:
+        """Return the refined LATENT, and what there is to say about it."""
+        engine, stage = self.engine, self.engine.fit(self.stage)
+        items = [*encode_given(engine, latent, self.conditions), *self.held]
+        result = stage.run(engine, latent.content, latent.fps, self.script, items)
+        said = [*stage.describe(result), *self.said]
+        engine.events.on_remark("\n".join(said))
+        report = "\n".join([*said, *map(str, engine.findings)])
+        kept = replace(result, audio=latent.content.audio) if self.recipe.keeps_sound else result
+        return latent.refined(kept, stage.tiles, self.draws), report
 
 
 def refine_latent(
     engine: GraphEngine, latent: GraphLatent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
-    seed: int, conditions: Sequence[Condition], small: AVLatent | None = None
+    seed: int, conditions: Sequence[Condition]
 ) -> tuple[Latent, str]:  # fmt: skip
     """Refine a latent in tiles.
 
@@ -167,7 +262,6 @@ def refine_latent(
         recipe: what these and the model's own recipe come to.
         seed: of the noise.
         conditions: what is given.
-        small: the latent of the first stage, which a detailing IC-LoRA follows.
 
     Returns:
         The refined LATENT, and what there is to say about it.
@@ -175,39 +269,79 @@ def refine_latent(
     Raises:
         SettingError: for a latent without a picture, and where a negative prompt is missing.
     """
-    if not latent.read_by(engine.models).has_picture:
-        raise SettingError(NO_PICTURE)
-    held = second.held if latent.content.audio is not None else ()
-    if small is not None and small.video is not None:
-        held = (*second.followed(small.video, latent.shape.video_latent, engine.loras), *held)
-    items, state = given_in(engine, latent, second.given(conditions), *held)
-    loras = second.kept_loras(engine.loras, conditions)
-    stage = Refine.of(recipe, SamplingSettings(seed=seed), second.tiles, state, loras, latent.drawn_by_first)
-    _check_negative(stage.sampling, prompts)
-    stage = engine.fit(stage)
-    script = script_of(engine, prompts[0], prompts[1] if stage.sampling.needs_negative else None)
-    result = stage.run(engine, latent.content, latent.fps, script, items)
-    said = stage.describe(result)
-    if small is not None and recipe.lora and not engine.loras:
-        said.append(NO_LORA)
-    engine.events.on_remark("\n".join(said))
-    report = "\n".join([*said, *map(str, engine.findings)])
-    kept = replace(result, audio=latent.content.audio) if recipe.keeps_sound else result
-    return latent.refined(kept, stage.tiles, state.draws), report
+    return Refining.of(prompts, second, recipe, seed, conditions, None, engine, latent).run(latent)
 
 
-def refine_raised(
-    engine: GraphEngine, latent: GraphLatent, prompt: Conditioning, conditions: Sequence[Condition],
-    number: int, seed: int
-) -> Latent:  # fmt: skip
-    """Refine a latent that has been enlarged in time, in round ``number`` of these; the first is 1."""
-    latent.read_by(engine.models)
-    given = of_round(conditions)
-    careful = prepare_encoding(engine, given)
-    items = engine.conditions.encode(given, latent.shape, ("video",), careful, latent.times)
-    stage = RaiseRate.of(latent.content, latent.fps, number, items, seed, latent.drawn_by_first)
-    result = stage.run(engine, latent.content, latent.fps, script_of(engine, prompt), items)
-    return latent.raised(result, stage.draws)
+@dataclass(frozen=True)
+class Raising:
+    """A round that doubles the frame rate, of which all is known but the enlarged latent.
+
+    Attributes:
+        engine: of the transformer.
+        stage: the round.
+        script: contexts of the prompt.
+        conditions: what is given.
+    """
+
+    engine: GraphEngine
+    stage: RaiseRate
+    script: Script
+    conditions: Sequence[Condition]
+
+    @classmethod
+    def of(
+        cls, prompt: Conditioning, conditions: Sequence[Condition], number: int, seed: int, engine: GraphEngine,
+        latent: GraphLatent
+    ) -> "Raising":  # fmt: skip
+        """Lay out round ``number``, the first of which is 1, of ``latent``, of which only the size counts.
+
+        Raises SettingError for keyframes and conditions that windows cannot follow.
+        """
+        given = of_round(conditions)
+        check_marker(engine.blueprint)
+        sizes = foreseen_items(given, latent.shape, ("video",), latent.times)
+        stage = RaiseRate.of(latent.content, latent.fps, number, sizes, seed, latent.drawn_by_first)
+        script = script_of(engine, prompt)
+        script.check_batch(latent.content)
+        return cls(engine, stage, script, given)
+
+    def run(self, latent: GraphLatent) -> Latent:
+        """Return the refined LATENT."""
+        engine, careful = self.engine, prepare_encoding(self.engine, self.conditions)
+        items = engine.conditions.encode(self.conditions, latent.shape, ("video",), careful, latent.times)
+        result = self.stage.run(engine, latent.content, latent.fps, self.script, items)
+        return latent.raised(result, self.stage.draws)
+
+
+class LaidOut(Protocol[ResultT]):
+    """A stage that refines what has been enlarged."""
+
+    def run(self, latent: GraphLatent) -> ResultT:
+        """Return what becomes of the enlarged latent."""
+
+
+def enlarge_and_refine(
+    engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, engine_of: Callable[[GraphLatent], EngineT],
+    lay_out: Callable[[EngineT, GraphLatent], LaidOut[ResultT]], wanted: str | None = None,
+    second: SecondStage = SecondStage()
+) -> ResultT:  # fmt: skip
+    """Return the enlarged latent as it is refined; what ``lay_out`` refuses is refused before it is enlarged.
+
+    Args:
+        engine: of the upscaler.
+        latent: of the stage before.
+        upscaler: what enlarges it.
+        engine_of: returns that of the transformer for the latent that it will refine.
+        lay_out: prepares what refines a latent of the size of the one that it is given.
+        wanted: as for ``upscale_latent``.
+        second: the settings of the second stage.
+    """
+    _check_enlarging(engine, latent, upscaler, wanted)
+    outline, fps = outlined(upscaler.config, latent.content, latent.fps)
+    ahead = GraphLatent(latent.upscaled(outline, fps), prompt=latent.prompt)
+    laid_out = lay_out(engine_of(ahead), ahead)
+    larger = upscale_latent(engine, latent, upscaler, wanted, second)
+    return laid_out.run(GraphLatent(larger, prompt=latent.prompt))
 
 
 def plan_clip(engine: Engine, clip: ClipShape, sampling: Sampling, most: Resources, machine: Machine) -> Plan:

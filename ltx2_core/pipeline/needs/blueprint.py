@@ -219,7 +219,7 @@ class Blueprint:
 
     def weights(self, *names: str) -> Weights:
         """Measure components together."""
-        return sum(map(self._weights_of, names), Weights(0))
+        return sum(map(self._weights_of, names), Weights())
 
     def _weights_of(self, name: str) -> Weights:
         return self.remember(("weights", name), lambda: Weights.of(self.network(name), self.tables))

@@ -45,7 +45,7 @@ def need_of_passes(
     weights = blueprint.weights("transformer")
     key = ("sweep", size, passes, caches_text)
     whole, block = blueprint.remember(key, lambda: _sweep(blueprint, size, passes, caches_text))
-    step = whole + block * (len(weights.blocks) - 2)
+    step = whole + block * (len(weights.blocks.sizes) - 2)
     if {"cond", "perturbed"} <= {*passes} and first_stg_block:
         others = tuple(each for each in passes if each != "perturbed")
         key = ("sweep", size, others, caches_text)

@@ -319,6 +319,15 @@ def test_missing_and_unknown_and_misshapen_tensors(sets, tmp_path):
         build(misshapen, "transformer")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_unknown_tensors_under_the_text_projection_are_told(sets, tmp_path, version):
+    """Before its names stands nothing that others would have, too."""
+    for number, key in enumerate(("text_embedding_projection.x.weight", "text_embedding_projection.aggregate_embed.x")):
+        odd = open_models(rewrite(sets[version][0], tmp_path / f"{number}.safetensors", **{key: torch.ones(2)}))
+        with pytest.raises(CheckpointError, match=f"has unknown tensors: {key}"):
+            odd.network("text_features")
+
+
 def test_a_part_that_is_not_there(sets, tmp_path):
     parts = {k: v for k, v in load_file(sets["2.0"][0]).items() if not k.startswith("vocoder.")}
     save_file(parts, tmp_path / "mute.safetensors", TensorFile(sets["2.0"][0]).metadata)

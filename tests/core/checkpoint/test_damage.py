@@ -1,6 +1,7 @@
 """Damaged files of every kind are answered by a sentence, or read rightly, and nothing is left behind."""
 
 import mmap
+import shutil
 import struct
 import sys
 import time
@@ -54,6 +55,7 @@ def meet(whole, kind, seed, tmp_path) -> list[str]:
         folder = tmp_path / str(number)
         folder.mkdir()
         said.append(answer(case, folder))
+        shutil.rmtree(folder, ignore_errors=True)  # together they are half a gigabyte
     return said
 
 

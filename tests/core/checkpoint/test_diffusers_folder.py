@@ -9,13 +9,13 @@ from pathlib import Path
 
 import golden
 import pytest
+import tiny_parts
 import torch
 from agreement import compare
 from diffusers_parts import folder_of_2_5, write_folder
 from drawn import randn
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.belonging import find_text_encoder
 from ltx2_core.checkpoint.entries import Entry
@@ -109,7 +109,7 @@ def test_inspect_names_every_part(folder):
 
 def test_a_whole_file_beside_split_parts_gives_what_the_parts_before_it_lack(folder, tiny_files, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    whole, split = tiny_files("2.5")[0], tiny.write_split(tmp_path)
+    whole, split = tiny_files("2.5")[0], tiny_parts.write_split(tmp_path)
     models = open_models([split[2], whole])
     places = {name: source.file.path for name, source in models.sources.items()}
     assert places["video_decoder"] == places["video_encoder"] == split[2]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import golden
 import pytest
+import tiny_parts
 import torch
 from diffusers_parts import transformer_and_connectors
 from safetensors.torch import load_file, save_file
 
-from ltx2_core import tiny
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.belonging import find_text_encoder
 from ltx2_core.checkpoint.components import COMPONENTS
@@ -198,7 +198,7 @@ def test_the_parts_own_input_gives_that_part_and_no_other(whole, tmp_path):
 
 def test_of_a_set_without_its_transformer_that_is_missing(tmp_path):
     """And not the connectors, which are asked for first and lie in the same file."""
-    transformer, encoder, *vaes = tiny.write_split(tmp_path)
+    transformer, encoder, *vaes = tiny_parts.write_split(tmp_path)
     with pytest.raises(CheckpointError, match="have no transformer; choose the file that holds it as checkpoint in"):
         open_models(vaes, encoder).source("video_connector")
     with pytest.raises(CheckpointError, match=r"-transformer\.safetensors has no video decoder"):
@@ -272,7 +272,7 @@ def test_an_audio_vae_that_comfyui_saved_is_read(whole, tmp_path):
 @pytest.fixture(scope="module")
 def split(tmp_path_factory) -> list[Path]:
     """A model of 2.5 in its parts."""
-    return tiny.write_split(tmp_path_factory.mktemp("split"))
+    return tiny_parts.write_split(tmp_path_factory.mktemp("split"))
 
 
 def test_a_video_vae_of_2_3_goes_with_2_5_whose_latents_it_has(whole, split, tmp_path):

@@ -4,11 +4,11 @@ import shutil
 from fractions import Fraction
 
 import pytest
+import tiny_parts
 import torch
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import TensorFile
@@ -33,7 +33,7 @@ CLIP = {"width": 64, "height": 64, "frames": 9, "seed": 3, "cache": False, "devi
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    return tiny.write_split(tmp_path_factory.mktemp("split"))
+    return tiny_parts.write_split(tmp_path_factory.mktemp("split"))
 
 
 @pytest.mark.slow
@@ -54,6 +54,14 @@ def test_the_projection_comes_with_a_text_encoder_that_was_given_apart(parts):
     assert not models.missing and models.sources["text_features"].file.path == encoder
 
 
+def test_unknown_tensors_of_the_projection_beside_a_text_encoder_are_told(parts, tmp_path):
+    encoder, key = tmp_path / parts[1].name, "text_embedding_projection.video_aggregate_embed.x"
+    save_file(load_file(parts[1]) | {key: torch.ones(2)}, encoder, TensorFile(parts[1]).metadata)
+    models = open_models([parts[0], encoder, *parts[2:]])
+    with pytest.raises(CheckpointError, match=f"has unknown tensors: {key}"):
+        models.network("text_features")
+
+
 @pytest.mark.slow
 def test_a_clip_of_the_parts_is_that_of_the_whole(parts, tiny_files):
     whole, packed = tiny_files("2.5")[0], tiny_files("2.5")[2]
@@ -66,7 +74,7 @@ def test_a_clip_of_the_parts_is_that_of_the_whole(parts, tiny_files):
 
 @pytest.mark.slow
 def test_a_distilled_one_is_known_by_its_name_and_ancestral(tmp_path):
-    models = open_models(tiny.write_split(tmp_path, "distilled"))
+    models = open_models(tiny_parts.write_split(tmp_path, "distilled"))
     assert models.kind == "LTX-2.5 distilled"
     one, other = (ltx2.generate(models, "a ball", **CLIP | more).latent.video
                   for more in ({}, {"sampler": "euler"}))  # fmt: skip
@@ -147,7 +155,7 @@ def test_either_video_vae_decodes_a_clip(parts, tmp_path):
     """The diffusion decoder is told by its tensors, with and without words of its version."""
     transformer, encoder, convolutional, audio = parts
     size = {"width": 64, "height": 64, "frames": 9, "sigmas": [1.0, 0.0], "device": "cpu", "cache": False}
-    vae = tiny.write_diffusion_vae(tmp_path)
+    vae = tiny_parts.write_diffusion_vae(tmp_path)
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(vae), bare, {"config": TensorFile(vae).metadata["config"]})
     chunks = []
@@ -187,7 +195,7 @@ def test_the_official_files_beside_it_are_known_by_their_names(parts, tmp_path):
     models = open_models(parts)
     lora = tmp_path / "ltx-2.5-22b-distilled-lora-450-bf16.safetensors"
     assert find_distilled_lora(models, [tmp_path / "ltx-2.3-22b-distilled-lora-384.safetensors", lora]) == lora
-    tiny.write_upscaler(tmp_path).rename(tmp_path / "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors")
+    tiny_parts.write_upscaler(tmp_path).rename(tmp_path / "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors")
     assert find_upscaler(models, 2, sorted(tmp_path.glob("*.safetensors"))).config.enlarges
 
 

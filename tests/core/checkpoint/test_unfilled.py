@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tiny_parts
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -100,8 +101,8 @@ def _of_model(path: Path) -> None:
     [
         (lambda at: tiny.write(at, "2.3")[0], _of_model, "transformer_blocks.0.attn2.to_q.bias"),
         (lambda at: tiny.write(at, "2.3")[2], lambda path: open_text_encoder(path).outline(), "layers.0.mlp.up_proj"),
-        (tiny.write_upscaler, open_upscaler, "post_upsample_res_blocks.0.norm1.bias"),
-        (tiny.write_duration_head, lambda path: DurationHeadFile(TensorFile(path)).outline(), "mlp_hidden.bias"),
+        (tiny_parts.write_upscaler, open_upscaler, "post_upsample_res_blocks.0.norm1.bias"),
+        (tiny_parts.write_duration_head, lambda path: DurationHeadFile(TensorFile(path)).outline(), "mlp_hidden.bias"),
     ],
 )
 def test_a_header_tells_what_will_not_fill_a_network(tmp_path, monkeypatch, write, look, tensor):
@@ -125,7 +126,7 @@ def test_a_header_tells_what_will_not_fill_a_network(tmp_path, monkeypatch, writ
 
 
 def test_a_duration_head_is_looked_at_before_the_prompt_is_read(tmp_path, monkeypatch):
-    models = open_models([tiny.write(tmp_path, "2.5")[0], tiny.write_duration_head(tmp_path)])
+    models = open_models([tiny.write(tmp_path, "2.5")[0], tiny_parts.write_duration_head(tmp_path)])
     path = models.duration_head.file.path
     save_file({key: value for key, value in load_file(path).items() if "mlp_out" not in key}, path)
     models = open_models([models.files[0].path, path])
@@ -135,7 +136,7 @@ def test_a_duration_head_is_looked_at_before_the_prompt_is_read(tmp_path, monkey
 
 
 def test_of_several_duration_heads_the_log_says_which_counts(tmp_path, caplog):
-    first, second = (tiny.write_duration_head(tmp_path / name) for name in "ab")
+    first, second = (tiny_parts.write_duration_head(tmp_path / name) for name in "ab")
     second = second.rename(second.with_name("another.safetensors"))
     models = open_models([tiny.write(tmp_path, "2.5")[0], first, second])
     assert models.duration_head.file.path == first

@@ -12,7 +12,7 @@ import torch
 
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.cli import commands, main, sentence
-from ltx2_core.cli.parser import build_parser
+from ltx2_core.cli.parser import ELSEWHERE, build_parser
 from ltx2_core.errors import OutOfMemoryError
 from ltx2_core.pipeline.engines.hardware import device_named
 
@@ -33,6 +33,9 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
         (["lora", str(LORA), "x.safetensors"], ["light-room.safetensors' stands where the word shrink is expected"]),
         (["generate", "--output", "x.mp4", "--prompt", "a", "red", "ball"], ["red ball: ", "in quotes"]),
         (["generate", "--output", "x.mp4", "--schedule", "ltx"], ["'ltx'", "Did you mean ltx2?"]),
+        (["generate", "--output", "x.mp4", "--size", "768x512"], ["A size in pixels is --width 768 --height 512."]),
+        (["generate", "--output", "x.mp4", "--model", "a"], ["no flag --model.", "Did you mean --checkpoint?"]),
+        (["generate", "--output", "x.mp4", "--resolution", "a"], ["Did you mean --width and --height?"]),
         (["generate", "--output", "x.mp4", "--steps", "x"], ["--steps", "'x'"]),
         (["generate", "--output", "x.mp4", "--steps"], ["--steps"]),
         (["generate", "--output", "x.mp4", "--upscale", "3"], ["'3'", "1.5, 2"]),
@@ -93,6 +96,12 @@ def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch
     assert said.out == "" and said.err.startswith("error: ") and "\n" not in said.err.strip()
     assert all(fact in said.err for fact in facts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_other_programs_call_a_flag_is_none_of_ours_and_means_one():
+    flags = build_parser()[1]["generate"].flags
+    assert not {*flags} & ELSEWHERE.keys()
+    assert {each for meant in ELSEWHERE.values() for each in meant} <= {*flags}
 
 
 FLAGS = build_parser()[1]["generate"].parser._actions

@@ -1,6 +1,7 @@
 """Every flag does something, or a line says that it does not."""
 
 import pytest
+from tiny_parts import write_upscaler
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.upscaler import BUILT_IN
@@ -9,7 +10,6 @@ from ltx2_core.cli.parser import build_parser, parse
 from ltx2_core.errors import LTX2Error, SettingError
 from ltx2_core.fields import Choice, Number, Seed, Whole, settings_of
 from ltx2_core.settings import Request
-from ltx2_core.tiny import write_upscaler
 
 # Flags of which the request knows nothing: where files are, and what models_of reads.
 ELSEWHERE = {"prompt", "output", "overwrite", "save-latent", "metadata", "checkpoint", "text-encoder", "distilled"}

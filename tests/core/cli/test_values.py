@@ -167,6 +167,15 @@ def test_a_file_that_another_clip_was_made_with_is_missed_by_its_flag(made, tmp_
     assert main(again) == 2
     said = capsys.readouterr().err
     assert "a.mp4 was made with --image 0:cat.png:0.8, and there is no such file here: give --image with its" in said
+    Path("moved").mkdir()
+    Path("a.mp4").rename("moved/a.mp4")
+    Path("dog.png").rename("moved/cat.png")
+    again[2] = "moved/a.mp4"
+    assert main(again) == 2
+    there = f"0:{Path('moved', 'cat.png')}:0.8"
+    assert f"give --image {there}, if that file beside a.mp4 is the one." in capsys.readouterr().err
+    assert main([*again, "--image", there]) == 0
+    Path("moved/cat.png").rename("dog.png")
     assert main([*again, "--audio", "no.wav"]) == 2
     assert "made with --image 0:cat.png" in capsys.readouterr().err
     assert main([*again, "--image", "no.png"]) == 2

@@ -352,7 +352,7 @@ def test_attention_that_is_asked_for_and_missing_is_told(caplog):
     names = [kernel.name for each in attention.INEXACT.values() for kernel in each.kernels]
     for each in attention.INEXACT.values():
         each = Operation(each.name, each.plain, [replace(each.kernels[0], devices=("cpu",))], each.sample, 0.1)
-        assert each.find(QKV[0]) is None
+        assert each.find(QKV[0]) is None and "cannot be used here: " in each.obstacle(QKV[0].device, QKV[0].dtype)
     assert [name in line for name, line in zip(names, caplog.messages)] == [True, True, True]
     caplog.clear()
     for each in attention.INEXACT.values():
@@ -494,10 +494,16 @@ def test_an_engine_attends_as_it_is_asked(monkeypatch):
     monkeypatch.setattr(attention, "LEAST_TOKENS", 5)
     for asked, expected in ("auto", "exact"), ("int8", "int8"):
         seen.clear()
-        with LocalEngine(models, Resources(device="cpu", attention=asked)).use(stage):
+        engine, told = LocalEngine(models, Resources(device="cpu", attention=asked)), []
+        engine.events = replace(engine.events, on_remark=told.append)
+        with engine.use(stage):
             attend(*QKV)
-        assert seen[-1] == expected
+        assert seen[-1] == expected and told == []
     attend(*QKV)
     assert seen[-1] == "exact"
+    engine = LocalEngine(models, Resources(device="cpu", attention="sage"))
+    engine.events = replace(engine.events, on_remark=told.append)
+    with engine.use(stage):
+        assert told == ["attention is sage, and an exact kernel attends in its place: SageAttention is not for cpu."]
     with pytest.raises(SettingError, match="fast"):
         check_limits(Resources(attention="fast"))

@@ -155,7 +155,7 @@ def test_the_plan_says_what_it_costs_and_what_it_gains(quantised, lora, name):
     assert folded.weights.total - beside.weights.total == pytest.approx(taken[1] - taken[0], abs=512 * 20)
     assert machine.seconds(folded.cost) < machine.seconds(beside.cost)
     (said,) = [note for note in plans[0].notes if "LoRAs" in note]
-    assert "beside 2 quantised matrices" in said and "--fold-loras" in said and "x the time" in said
+    assert "beside 2 quantised matrices" in said and "fold_loras" in said and "x the time" in said
     (said,) = [note for note in plans[1].notes if "LoRAs" in note]
     assert "folded into a wide copy of 2 quantised matrices" in said
     plain = plan_stages(stages, blueprint, room, SHAPE, RunLoad((), CARD, blueprint, Resources(fold_loras=True)))

@@ -46,7 +46,7 @@ def test_a_plan_has_the_lora_in_it(released, tmp_path, format):
     without, with_it = (plan_stages(stages, found, room, SHAPE, each) for each in (Load(), load))
     plain, laden = (each.placement("sampling") for each in (without, with_it))
     stays = laden.need.weights.total - plain.need.weights.total
-    passes = sum(laden.need.weights.passing(parts=False))
+    passes = sum(laden.need.weights.blocks.passing)
     assert stays + passes == sum(entry.nbytes for entry in TensorFile(path).entries.values()) > 7e9
     assert (stays == 0) == (format == "bf16") and passes > 0  # the ends are not in float8
     assert laden.device_bytes <= machine.budget and with_it.fits

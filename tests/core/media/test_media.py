@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltx2_core.errors import LTX2Error, MediaError, UnreadableFileError
-from ltx2_core.media import check_target, probe, read_audio, write_audio, write_clip, write_frames, write_video
+from ltx2_core.errors import LTX2Error, MediaError, UnreadableFileError, atomic
+from ltx2_core.media import check_target, probe, read_audio, write, write_audio, write_clip, write_frames, write_video
 from ltx2_core.media.behind import MOST_WAITING, do_behind
+from ltx2_core.media.write import SDR
 
 FPS = Fraction(24)
 
@@ -91,7 +93,7 @@ def test_the_file_says_how_it_is_coloured_and_a_player_sees_these_colours(tmp_pa
 def test_chroma_is_sited_at_the_left_column_and_between_the_rows(tmp_path):
     ramp = torch.linspace(0.3, 0.7, 64)
     frame = torch.stack([ramp.expand(64, 64), torch.full((64, 64), 0.5), ramp.expand(64, 64).T], dim=-1)
-    path = write_video(tmp_path / "clip.mp4", [frame[None]], FPS, crf=1)
+    path = write_video(tmp_path / "clip.mp4", [frame[None]], FPS, form=replace(SDR, crf=1))
     with av.open(str(path)) as file:
         planes = next(file.decode(video=0)).to_ndarray()
     luma, cb, cr = planes[:64], planes[64:80].reshape(32, 32), planes[80:].reshape(32, 32)
@@ -412,3 +414,29 @@ def test_an_interruption_while_sound_is_written_is_heard_and_leaves_nothing(tmp_
             path.unlink(missing_ok=True)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.wav", "frames"])
+def test_of_two_programs_that_write_one_name_neither_loses_its_clip(tmp_path, monkeypatch, name):
+    """The other one begins later and is ready before."""
+    path, sound, own = tmp_path / name, torch.zeros(1, 4800), atomic.uuid4
+
+    def begin():
+        monkeypatch.setattr(atomic, "uuid4", own)
+        assert write_clip(path, [torch.zeros(1, 64, 64, 3)], FPS, sound, 48_000, overwrite=False) == path
+        return own()
+
+    monkeypatch.setattr(write, "check_place", lambda path: None)  # which takes a name, too
+    monkeypatch.setattr(atomic, "uuid4", begin)
+    made = write_clip(path, [torch.ones(2, 64, 64, 3)], FPS, sound / 2, 48_000, overwrite=False)
+    assert made == tmp_path / {"a.mp4": "a_2.mp4", "a.wav": "a_2.wav", "frames": "frames_2"}[name]
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([made.name, name])
+    if name == "a.mp4":
+        assert probe(made).seconds > 1.5 * probe(path).seconds
+
+
+def test_a_name_that_was_claimed_is_free_again_where_the_system_refuses(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(PermissionError(13, "no")))
+    with pytest.raises(UnreadableFileError):
+        write_clip(tmp_path / "a.mp4", [torch.ones(1, 64, 64, 3)], FPS, overwrite=False)
+    assert not [*tmp_path.iterdir()]

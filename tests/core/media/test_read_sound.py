@@ -220,7 +220,14 @@ def test_few_samples_are_brought_to_another_rate_as_they_are_within_silence():
 
 @pytest.mark.parametrize(
     ("suffix", "codec", "options", "cover"),
-    [("wav", "pcm_s16le", {"rf64": "always"}, 0), ("mp3", "libmp3lame", {}, 0), ("mp3", "libmp3lame", {}, 1000)],
+    [
+        ("wav", "pcm_s16le", {"rf64": "always"}, 0),
+        ("mp3", "libmp3lame", {}, 0),
+        ("mp3", "libmp3lame", {}, 1000),
+        ("au", "pcm_s16be", {}, 0),
+        ("w64", "pcm_s16le", {}, 0),
+        ("caf", "pcm_s16le", {}, 0),
+    ],
 )
 def test_a_sound_whose_end_is_missing_is_read_and_that_is_told(tmp_path, caplog, suffix, codec, options, cover):
     """An MP3 says it in its first frame, behind its tags, which may hold a whole picture."""

@@ -17,7 +17,7 @@ from ltx2_core.memory import Room, StageNeed, Store, place, placement
 from ltx2_core.memory.arrival import AS_STORED, Arrival, arrival_on
 from ltx2_core.memory.link import InPlace, Plain
 from ltx2_core.memory.machine import GIB, Machine
-from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.partition import Units, Weights
 from ltx2_core.memory.placement import DEVICE, explain_refusal, least_bytes
 from ltx2_core.memory.ram import free_ram
 from ltx2_core.memory.trace import Cost
@@ -161,7 +161,7 @@ def test_gemma_looks_up_rows_of_a_table_that_stays_in_its_file(models, ram):
     ram(15 * GIB)
     engine = LocalEngine(models, Request.of("x", **SMALL).resources)
     table = engine.encoder.config.vocabulary * engine.encoder.config.width * 4
-    assert engine.blueprint.weights("text_encoder").rest < table
+    assert engine.blueprint.weights("text_encoder").blocks.rest < table
 
 
 # ----------------------------------------------------------------------------------------------------- plan and refusal
@@ -184,14 +184,14 @@ def test_a_refusal_says_when_torch_has_no_cuda(monkeypatch, cuda, hip, system, s
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr("sys.platform", system)
-    need = StageNeed("sampling", Weights(GIB), Cost())
+    need = StageNeed("sampling", Weights(Units(GIB)), Cost())
     assert ("has no CUDA" in explain_refusal(need, Room(MACHINE, GIB, in_ram=True))) == said
     assert "has no CUDA" not in explain_refusal(need, Room(MACHINE, GIB))
     assert "or a device with more memory." in explain_refusal(need, Room(MACHINE, GIB, in_ram=True))
 
 
 def test_nothing_is_copied_ahead_where_copying_and_computing_take_turns():
-    need = StageNeed("sampling", Weights(0, (100,) * 8), Cost(), runs=5)
+    need = StageNeed("sampling", Weights(Units(0, (100,) * 8)), Cost(), runs=5)
     machines = MACHINE, replace(MACHINE, overlaps=True)
     one, ahead = (place(need, Room(machine, need.work_bytes + 400, in_ram=True)) for machine in machines)
     assert (one.slots, one.tiers.count(DEVICE)) == (1, 3) and ahead.slots > 1

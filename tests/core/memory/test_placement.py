@@ -15,7 +15,7 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Plain, Room, StageNeed, Store, place, placement
 from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import GIB, Machine, machine_named
-from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.partition import Units, Weights
 from ltx2_core.memory.placement import DEVICE, DISK, HOST, KERNEL_WORKSPACE_BYTES, explain_refusal, least_bytes
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import Changes, Slot
@@ -43,7 +43,7 @@ def test_the_store_keeps_what_the_plan_says(share):
 def test_a_hand_computed_placement():
     """Four blocks, and 50 bytes beside them; the work takes 1000 bytes and 4 seconds, a copy one, a read ten."""
     machine, block = replace(SLOW, link=1024, disk=102.4), 1024
-    need = StageNeed("sampling", Weights(50, (block,) * 4), Cost(products=4e9), 1000 - KERNEL_WORKSPACE_BYTES, 8)
+    need = StageNeed("sampling", Weights(Units(50, (block,) * 4)), Cost(products=4e9), 1000 - KERNEL_WORKSPACE_BYTES, 8)
     whole = place(need, Room(machine, 1050 + 4 * block, 0))
     assert (whole.tiers, whole.slots, whole.run) == ((DEVICE,) * 4, 0, 4.0)
     assert whole.load == pytest.approx((50 + 4 * block) / 102.4) and whole.seconds == whole.load + 8 * 4
@@ -56,7 +56,7 @@ def test_a_hand_computed_placement():
     # All pinned, copies are as fast as computing; less room is not enough for blocks that have no parts.
     assert place(need, Room(machine, 1050 + 2 * block, 4 * block)).run == pytest.approx(4.0)
     assert place(need, Room(machine, 1049 + 2 * block, 4 * block)) is None
-    parts = replace(need, weights=replace(need.weights, part_rest=60, parts=(block // 2,) * 8))
+    parts = replace(need, weights=replace(need.weights, parts=Units(60, (block // 2,) * 8)))
     small = place(parts, Room(machine, 1060 + block, 4 * block))
     assert (small.parts, small.slots, small.unit) == (True, 2, "part") and small.run == pytest.approx(4.0)
     # With room for one part, copying and computing take turns.
@@ -66,7 +66,7 @@ def test_a_hand_computed_placement():
 
 def test_a_ring_that_hides_all_copies_is_turned_once(monkeypatch):
     machine, block, turned = replace(SLOW, link=1024, disk=102.4), 1024, []
-    weights = Weights(50, (block,) * 4, part_rest=60, parts=(block // 2,) * 8)
+    weights = Weights(Units(50, (block,) * 4), Units(60, (block // 2,) * 8))
     need = StageNeed("sampling", weights, Cost(products=4e9), 1000 - KERNEL_WORKSPACE_BYTES, 8)
     turn = placement.step_seconds
     monkeypatch.setattr(placement, "step_seconds", lambda *given: turned.append(given) or turn(*given))
@@ -155,7 +155,7 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
     """Full-size weights; sizes, passes and memory drawn at random."""
     draw, found, machine = random.Random(f"{card} {format}"), released("2.3", format), machine_named(card)
     weights = found.weights("transformer")
-    count, outside = len(weights.parts) // len(weights.blocks), len(weights.parts) % len(weights.blocks)
+    count, outside = divmod(len(weights.parts.sizes), len(weights.blocks.sizes))
     for _ in range(6):
         width, height = draw.choice([(640, 352), (960, 544), (1280, 704)])
         size = LatentSize.of_clip(ClipShape(width, height, draw.choice([25, 121]), Fraction(24)))
@@ -163,20 +163,20 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
         least = least_bytes(need)
         budget = draw.choice([least + 10**9 * draw.random(), least + weights.total * draw.random()])
         stage = place(need, Room(machine, int(budget), int(draw.choice([0, 0.5, 1]) * weights.total)))
-        clock = Clock(machine, sum(size for size, tier in zip(stage.units, stage.tiers) if tier == HOST))
+        clock = Clock(machine, sum(size for size, tier in zip(stage.units.sizes, stage.tiers) if tier == HOST))
         computing = machine.seconds(need.cost)
 
         def work(nbytes, clock=clock, stage=stage, computing=computing):
-            clock.now += computing * nbytes / sum(stage.units)
+            clock.now += computing * nbytes / sum(stage.units.sizes)
 
-        sizes = iter(weights.parts)
+        sizes = iter(weights.parts.sizes)
         ends = Foreman(Worker(size, work) for size in itertools.islice(sizes, outside))
         blocks = nn.ModuleList(
-            Foreman(Worker(size, work) for size in itertools.islice(sizes, count)) for _ in weights.blocks
+            Foreman(Worker(size, work) for size in itertools.islice(sizes, count)) for _ in weights.blocks.sizes
         )
         store = Store(nn.Sequential(ends, blocks), "cpu", link=clock)
         store.stream_by(stage.unit, stage.slots or 2)
-        store.set_budget(stage.weight_budget - weights.always(stage.parts) + store.rest_bytes)
+        store.set_budget(stage.weight_budget - stage.units.rest + store.rest_bytes)
         clock.sent.clear()
         with store.use():
             streamed = [unit for unit, stays in zip(store.partition.units, store.staying) if not stays]
@@ -191,7 +191,7 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
 
 
 def test_a_refusal_says_more_than_there_is():
-    need = StageNeed("sampling", Weights(3 * 10**8 + 1), Cost(peak=10**8))
+    need = StageNeed("sampling", Weights(Units(3 * 10**8 + 1)), Cost(peak=10**8))
     sentence = explain_refusal(need, Room(machine_named("RTX 4090"), least_bytes(need) - 1))
     there, needed = re.search(r"does not fit ([\d.]+) GB.*: it needs ([\d.]+) GB", sentence).groups()
     assert float(there) < float(needed)
@@ -199,7 +199,7 @@ def test_a_refusal_says_more_than_there_is():
 
 def test_a_refusal_names_what_takes_memory_and_nothing_else():
     def refusal(rest: int) -> str:
-        return explain_refusal(StageNeed("sampling", Weights(rest, (10**9,) * 4), Cost()), Room(SLOW, 10**8))
+        return explain_refusal(StageNeed("sampling", Weights(Units(rest, (10**9,) * 4)), Cost()), Room(SLOW, 10**8))
 
     assert "for weights that are always needed" in refusal(10**8)
     assert "always needed" not in refusal(10**7) and "1.0 GB for one block" in refusal(10**7)

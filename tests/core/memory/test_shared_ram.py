@@ -13,7 +13,7 @@ import torch
 from ltx2_core.cli import main
 from ltx2_core.memory import PinnedMemory, link, machine
 from ltx2_core.memory.machine import CARDS, GIB, MARGIN, free_of, is_integrated, shares_ram, usable
-from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.partition import Units, Weights
 from ltx2_core.memory.placement import Room, StageNeed, place
 from ltx2_core.memory.ram import kept_free
 from ltx2_core.memory.trace import Cost
@@ -128,7 +128,7 @@ def test_apples_gpus_share_the_ram_too(rate, miniature, monkeypatch):
 
 def test_a_card_that_copies_by_turns_is_not_said_to_lack_room():
     """AMD's and Intel's always do, whatever room there is."""
-    need = StageNeed("sampling", Weights(0, (10**6,) * 8), Cost(), runs=5)
+    need = StageNeed("sampling", Weights(Units(0, (10**6,) * 8)), Cost(), runs=5)
     room = Room(replace(CARDS["RTX 4070"], overlaps=False), need.work_bytes + 6 * 10**6, GIB)
     made = place(need, room)
     assert made.slots == 1 and not _notes(made, room)

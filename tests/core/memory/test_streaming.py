@@ -197,8 +197,8 @@ def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
                     store.link.sent.clear()
                 assert alike(step(network, passes), expected(len(passes), patched))
             streamed = [unit for unit in store.partition.units if unit.place is None]
-            assert store.card_bytes <= max(store.budget or 10**9, store.rest_bytes + store.ring_bytes)
-            if kind == "late" and sum(unit.nbytes for unit in streamed) > 2 * store.ring_bytes:
+            assert store.card_bytes <= max(store.budget or 10**9, store.rest_bytes + store._ring.nbytes)
+            if kind == "late" and sum(unit.nbytes for unit in streamed) > 2 * store._ring.nbytes:
                 assert sorted(map(id, store.link.sent)) == sorted(map(id, streamed))
     store.release()
     assert store.card_bytes == 0

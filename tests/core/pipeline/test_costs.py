@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+import tiny_parts
 import torch
 from formula import fill
 from peak import Peak
@@ -336,7 +337,7 @@ def test_the_peak_of_refining_is_that_of_a_run(counts, held):
 @pytest.mark.parametrize("kind", [{}, {"rational_resampler": True, "spatial_scale": 1.5}, {"temporal_upsample": True}])
 @pytest.mark.slow
 def test_the_peak_of_upscaling_is_that_of_a_run(kind, tmp_path):
-    file = open_upscaler(tiny.write_upscaler(tmp_path, kind | {"mid_channels": 256}))
+    file = open_upscaler(tiny_parts.write_upscaler(tmp_path, kind | {"mid_channels": 256}))
     upscaler, statistics = build_upscaler(file, torch.float32), ChannelStatistics(128)
     latent = AVLatent(torch.zeros(1, 128, 4, 10, 12), None)
     with torch.inference_mode(), Peak() as measured:

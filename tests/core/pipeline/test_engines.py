@@ -8,6 +8,7 @@ from fractions import Fraction
 from importlib import import_module
 
 import pytest
+import tiny_parts
 import torch
 from fake_engine import FakeEngine
 from peak import Peak
@@ -69,7 +70,7 @@ def _no_card_is_measured(monkeypatch):
 
 @pytest.fixture(scope="module")
 def upscaler(tmp_path_factory):
-    return open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("upscaler")))
+    return open_upscaler(tiny_parts.write_upscaler(tmp_path_factory.mktemp("upscaler")))
 
 
 def given() -> list:
@@ -570,7 +571,7 @@ def test_the_store_follows_a_placement():
         for each in (placement, place(need, Room(MACHINE, need.peak, 0)), placement):
             follow(store, each)
             with store.use():
-                assert store.unit == each.unit and store.unit_bytes == list(each.units)
+                assert store.unit == each.unit and store.unit_bytes == list(each.units.sizes)
                 assert store.staying == [tier == DEVICE for tier in each.tiers]
                 assert store.card_bytes <= each.weight_budget == store.budget
             units.add((each.unit, each.slots > 0))

@@ -4,12 +4,12 @@ That such a card sees what a real one refuses is shown at the end.
 """
 
 import pytest
+import tiny_parts
 import torch
 from fake_card import MixedDevicesError, fake_card, multiply_float8
 from recorded import clips
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.conditioning.conditions import InitClip, ReferenceAudio
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.lora import Strengths, StrengthSchedule
@@ -40,7 +40,7 @@ LORA, FADING_LORA = [[(clips.lora("golden-ball"), strengths)] for strengths in (
 def with_diffusion_decoder(files) -> ltx2.Models:
     tiny_files, folder = files
     checkpoint, gemma, _ = tiny_files("2.5")
-    return ltx2.open_models(checkpoint, gemma, video_vae=tiny.write_diffusion_vae(folder))
+    return ltx2.open_models(checkpoint, gemma, video_vae=tiny_parts.write_diffusion_vae(folder))
 
 
 def made(models, **settings) -> ltx2.Clip:

@@ -139,7 +139,7 @@ def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(mode
 
     def tightest(need, room):
         weights = need.weights
-        least = need.work_bytes + weights.part_rest + max(weights.parts, default=0)
+        least = need.work_bytes + weights.parts.rest + max(weights.parts.sizes, default=0)
         placed.append(place(need, replace(room, budget=least)))
         return placed[-1]
 

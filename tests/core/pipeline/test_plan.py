@@ -8,6 +8,7 @@ from fractions import Fraction
 from weakref import ref
 
 import pytest
+import tiny_parts
 import torch
 from golden import key_list
 from planned import REFINING, SAMPLING, SLOW, plan, small
@@ -52,7 +53,7 @@ def test_a_release_is_as_large_as_its_file(released, version, gigabytes):
     total = found.weights(*names).total + found.weights("vocoder").total // 2  # it computes in float32
     assert total == pytest.approx(2 * sum(map(math.prod, rows)), rel=1e-3)  # statistics are used by two components
     assert total / 1e9 == pytest.approx(gigabytes, abs=0.02)
-    assert len(found.weights("transformer").blocks) == 48
+    assert len(found.weights("transformer").blocks.sizes) == 48
     assert found.weights("text_encoder").total / 1e9 == pytest.approx(23.5, abs=0.1)
 
 
@@ -61,7 +62,7 @@ def test_fp8_is_as_large_as_the_official_file(released):
     found = released("2.0", "fp8")
     total = found.weights(*COMPONENTS).total - found.weights("vocoder").total // 2
     assert total / 1e9 == pytest.approx(27.08, abs=0.01)
-    blocks = found.weights("transformer").blocks
+    blocks = found.weights("transformer").blocks.sizes
     assert len(set(blocks[1:43])) == 1 and blocks[0] == blocks[47] > 1.9 * blocks[1]
 
 
@@ -72,7 +73,7 @@ def test_files_are_told_by_their_headers(tiny_blueprint):
         assert found.weights(name).total == Store(ltx2.build(models, name, torch.float32), "cpu").wanted_bytes
     encoder = build_text_encoder(open_text_encoder(models.text_encoder), torch.float32)
     assert found.weights("text_encoder").total == pytest.approx(Store(encoder, "cpu").wanted_bytes, rel=0.05)
-    assert len(found.weights("transformer").blocks) == 2 and len(found.weights("text_encoder").blocks) == 2
+    assert len(found.weights("transformer").blocks.sizes) == 2 and len(found.weights("text_encoder").blocks.sizes) == 2
 
 
 @pytest.mark.slow
@@ -171,6 +172,14 @@ def test_the_command_line_plans_for_files_and_for_releases(tiny_blueprint, capsy
     assert "not known" in capsys.readouterr().err
 
 
+def test_only_cards_that_weights_are_streamed_to_are_said_to_have_pinned_ram(released):
+    """Those of AMD and Intel take each block from the RAM when its turn comes."""
+    clip, card = ClipShape(768, 512, 121, Fraction(24)), replace(machine_named("4060"), link=1e9)
+    for machine, kind, may_be in (card, "pinned RAM", "pinned"), (replace(card, overlaps=False), "RAM", "taken"):
+        said = plan(released("2.3"), clip, machine, ram=4 * GIB).explain()
+        assert f"of the card and 4.3 GB of {kind}\n" in said and f"of RAM may be {may_be}." in said
+
+
 CARDS_WITH = {8: "RTX 4060", 12: "RTX 4070", 16: "RTX 4080", 24: "RTX 4090"}
 
 
@@ -258,7 +267,7 @@ LACKING = {
 @pytest.mark.parametrize("what", LACKING)
 def test_a_stage_by_itself_says_what_the_files_lack(tmp_path, what):
     """As on a graph; its networks are measured before they are built."""
-    engine = LocalEngine(ltx2.open_models(tiny.write_split(tmp_path)[0]), Resources(device="cpu"))
+    engine = LocalEngine(ltx2.open_models(tiny_parts.write_split(tmp_path)[0]), Resources(device="cpu"))
     for ask in (engine.fit, engine.placement):
         with pytest.raises(CheckpointError, match=f"has no {what}; choose the file that holds it"):
             ask(LACKING[what])
@@ -269,7 +278,7 @@ def test_another_text_encoder_in_the_place_of_one_is_planned_anew(tmp_path):
     models = ltx2.open_models(checkpoint, encoder)
 
     def planned() -> int:
-        return sum(LocalEngine(models, Resources(device="cpu")).blueprint.weights("text_encoder").blocks)
+        return sum(LocalEngine(models, Resources(device="cpu")).blueprint.weights("text_encoder").blocks.sizes)
 
     before, other = planned(), tmp_path / "other.safetensors"
     rewrite(encoder, other, {"layers": "int8 of the tensor"})

@@ -8,20 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny_parts
 import torch
 from fake_engine import FakeEngine
 from planned import SLOW
 from safetensors.torch import save_file
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.folders import open_file
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.disk_cache.mapped import FileSpan
 from ltx2_core.memory import PinnedMemory, Room, StageNeed
 from ltx2_core.memory.machine import GIB, Machine
 from ltx2_core.memory.page_cache import PIECE, ReadAhead, cut, read_span
-from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.partition import Units, Weights
 from ltx2_core.memory.placement import DEVICE, DISK, HOST, Placement
 from ltx2_core.memory.ram import kept_free
 from ltx2_core.memory.trace import Cost
@@ -237,7 +237,7 @@ class Owner:
 
 
 def placed(*tiers, nbytes=1000):
-    return Placement(StageNeed("prompt", Weights(0, (nbytes,) * len(tiers)), Cost()), tiers, 2, 1, 1)
+    return Placement(StageNeed("prompt", Weights(Units(0, (nbytes,) * len(tiers))), Cost()), tiers, 2, 1, 1)
 
 
 def test_it_is_off_where_it_would_be_in_the_way(seen, tiny_blueprint):
@@ -310,7 +310,7 @@ def test_weights_that_rest_in_ram_make_room_for_frames(monkeypatch):
 
 
 def test_an_upscaler_lies_in_a_file_of_its_own(tiny_files, tmp_path):
-    file = open_upscaler(tiny.write_upscaler(tmp_path))
+    file = open_upscaler(tiny_parts.write_upscaler(tmp_path))
     spans = prefetch.spans_of(ltx2.open_models(tiny_files("2.3")[0]), upscaler_key(file))
     assert sum(span.nbytes for span in spans) == file.nbytes and {span.path for span in spans} == {str(file.file.path)}
 
@@ -324,7 +324,7 @@ def test_the_plan_says_how_much_reading_is_hidden():
     first, second = ReadPrompts(1), Connect(1)
 
     def placement(stage, tier, seconds):
-        return Placement(StageNeed(stage.name, Weights(200, (500, 500)), Cost()), (tier,) * 2, 0, 12, seconds)
+        return Placement(StageNeed(stage.name, Weights(Units(200, (500, 500))), Cost()), (tier,) * 2, 0, 12, seconds)
 
     def hidden(tier, ram=10_000, **room):
         places = [placement(first, tier, 10.0), placement(second, DEVICE, 1.0)]

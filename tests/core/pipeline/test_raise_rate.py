@@ -5,12 +5,12 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
+import tiny_parts
 import torch
 from official_parts import LENGTHS, recorded
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, KeyframeSlots
 from ltx2_core.conditioning.pictures import GeneratedKeyframes
@@ -183,7 +183,7 @@ def test_what_a_round_cannot_follow_is_said(latent, conditions, said):
 def upscalers(tmp_path_factory):
     """Random ones, in space and in time."""
     kinds = {}, {"spatial_upsample": False, "temporal_upsample": True}
-    return tuple(open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("upscaler"), kind)) for kind in kinds)
+    return tuple(open_upscaler(tiny_parts.write_upscaler(tmp_path_factory.mktemp("upscaler"), kind)) for kind in kinds)
 
 
 def test_the_recipe_fills_up_the_clip_and_finds_its_keyframes(upscalers):

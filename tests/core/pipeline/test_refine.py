@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+import tiny_parts
 import torch
 from direct import sample
 from torch.testing import assert_close
@@ -45,7 +46,7 @@ def spatial():
 @pytest.fixture(scope="module")
 def temporal(tmp_path_factory):
     kind = {"spatial_upsample": False, "temporal_upsample": True}
-    return open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("time"), kind))
+    return open_upscaler(tiny_parts.write_upscaler(tmp_path_factory.mktemp("time"), kind))
 
 
 # Sizes, and what lies beside a checkpoint
@@ -57,7 +58,7 @@ def test_the_first_stage_is_smaller_by_what_enlarges_it(spatial, temporal, tmp_p
     assert first == ClipShape(960, 544, 121, Fraction(24))
     assert both.last(first) == ClipShape(1920, 1088, 241, Fraction(48))
     kind = {"rational_resampler": True, "spatial_scale": 1.5}
-    by_half = SecondStage((open_upscaler(tiny.write_upscaler(tmp_path, kind)),))
+    by_half = SecondStage((open_upscaler(tiny_parts.write_upscaler(tmp_path, kind)),))
     assert by_half.last(by_half.first(1152, 768, 9, Fraction(24))) == ClipShape(1152, 768, 9, Fraction(24))
     with pytest.raises(ValueError, match=r"height is 1080; what is enlarged by 2 must be a multiple of 64, .* 1088"):
         both.first(1920, 1080, 121, Fraction(24))
@@ -90,7 +91,7 @@ def test_upscaler_and_distilled_lora_are_found_by_their_official_names(miniature
     beside.mkdir()
     newest = beside / "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
     for path in (beside / "ltx-2.3-spatial-upscaler-x2-1.0.safetensors", newest):
-        tiny.write_upscaler(tmp_path).rename(path)
+        tiny_parts.write_upscaler(tmp_path).rename(path)
     assert find_upscaler(others, 2.0).file.path.samefile(newest)
 
 
@@ -258,7 +259,7 @@ def test_the_command_line(tmp_path, capsys, vram):
 
 def test_an_upscaler_is_known_by_its_file(tmp_path, capsys):
     kind = {"rational_resampler": True, "spatial_scale": 1.5}
-    assert main(["inspect", str(BUILT_IN), str(tiny.write_upscaler(tmp_path, kind))]) == 0
+    assert main(["inspect", str(BUILT_IN), str(tiny_parts.write_upscaler(tmp_path, kind))]) == 0
     said = capsys.readouterr().out
     assert "upscaler-mini.safetensors: latent upscaler of LTX-2, enlarges space by 2, 0.4 MB" in said
     assert "enlarges space by 1.5" in said

@@ -35,7 +35,7 @@ from ltx2_core.pipeline import takes
 from ltx2_core.pipeline.finish import decode_take
 from ltx2_core.pipeline.graph import codec
 from ltx2_core.pipeline.graph.latents import GraphLatent, latent_of_take
-from ltx2_core.pipeline.graph.stages import given_in
+from ltx2_core.pipeline.graph.stages import encode_given, given_in
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, rescue_take, rescued_takes, save_take
@@ -383,7 +383,7 @@ def test_what_a_file_shows_of_its_frames_is_shown_on_a_graph(monkeypatch):
 
 def test_a_part_of_a_clip_without_sound_is_changed_and_of_nothing_there_is_none():
     silent = AVLatent(latent(0).video, latent(0).audio * 0)
-    engine = SimpleNamespace(conditions=SimpleNamespace(encode=lambda *given: []), blueprint=None)
+    engine = SimpleNamespace(blueprint=None)
     change = [RetakeRange(0, 0.1)]
     given_in(engine, GraphLatent(latent_of_take(Take(silent))), change)
     with pytest.raises(SettingError, match="this LATENT is empty"):
@@ -395,5 +395,5 @@ def test_what_is_given_is_read_at_the_rate_that_a_latent_says(own, chosen, shown
     """Another rate, chosen for the sampler, is how fast things move: sounds and videos stay as long as the clip."""
     asked, held = [], GraphLatent(latent_of_take(Take(latent(0), fps=own and Fraction(own))), chosen)
     encode = SimpleNamespace(encode=lambda given, shape, *rest: asked.append(shape.fps) or [])
-    given_in(SimpleNamespace(conditions=encode, blueprint=None), held, [])
+    encode_given(SimpleNamespace(conditions=encode), held, [])
     assert asked == [shown] and held.fps == (chosen or own)

@@ -7,12 +7,12 @@ from fractions import Fraction
 
 import golden
 import pytest
+import tiny_parts
 import torch
 from formula import signal
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.duration_head import DurationHeadFile
@@ -38,7 +38,7 @@ VECTOR = golden.vectors("2.5")["duration_head_tiny"]
 def parts(tmp_path_factory):
     """A split set with its head as the last file."""
     folder = tmp_path_factory.mktemp("split")
-    return [*tiny.write_split(folder, "distilled"), tiny.write_duration_head(folder)]
+    return [*tiny_parts.write_split(folder, "distilled"), tiny_parts.write_duration_head(folder)]
 
 
 @torch.no_grad()

@@ -208,6 +208,25 @@ def test_the_full_size_is_that_of_gemma_12b():
     assert (near, far) == (pytest.approx(1e4 ** (-2 / 256)), pytest.approx(1e6 ** (-2 / 256) / 8))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "factor", "window", "scalar"),
+    [
+        ({"width": 640, "layers": 18, "hidden": 2048, "heads": 4, "kv_heads": 1}, 1.0, 512, 256),
+        ({"width": 1152, "layers": 26, "hidden": 6912, "heads": 4, "kv_heads": 1}, 1.0, 512, 256),
+        ({"width": 2560, "layers": 34, "hidden": 10240, "heads": 8, "kv_heads": 4}, 8.0, 1024, 256),
+        ({"width": 5376, "layers": 62, "hidden": 21504, "heads": 32, "kv_heads": 16, "head_dim": 128}, 8.0, 1024, 168),
+    ],
+    ids=["270M", "1B", "4B", "27B"],
+)
+def test_of_other_sizes_is_known_what_no_shape_shows(sizes, factor, window, scalar):
+    """As their config.json says: google/gemma-3-270m, -1b-it, -4b-it and -27b-it."""
+    with torch.device("meta"):
+        encoder = GemmaEncoder(GemmaConfig(**sizes))
+    found = GemmaConfig.from_shapes({name: tuple(value.shape) for name, value in encoder.state_dict().items()})
+    assert (found.rope_factor, found.window, found.attention_scalar) == (factor, window, scalar)
+    assert (found.layers, found.heads, found.kv_heads) == (sizes["layers"], sizes["heads"], sizes["kv_heads"])
+
+
 def test_configs_of_older_and_newer_transformers_say_the_same():
     older = {"num_hidden_layers": 7, "rope_theta": 5e5, "rope_local_base_freq": 2e4, "sliding_window_pattern": 3,
              "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "hidden_size": 64}  # fmt: skip

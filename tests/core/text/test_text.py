@@ -25,7 +25,7 @@ from ltx2_core.text import (
     extract_features,
 )
 from ltx2_core.text.features import normalise_prompt, normalise_tokens
-from ltx2_core.text.prompts import foreign_syntax
+from ltx2_core.text.prompts import describe_prompts, foreign_syntax
 
 PREFIX = "model.diffusion_model."
 TABLES = {"text_projection": TEXT_FEATURES, "video_connector": VIDEO_CONNECTOR, "audio_connector": AUDIO_CONNECTOR}
@@ -380,3 +380,10 @@ def test_a_prompt_is_read_to_the_same_bits_whatever_is_read_with_it(tiny_files, 
 def test_syntax_of_other_programs_is_told(prompt, facts):
     found = foreign_syntax(prompt)
     assert len(found) == len(facts) and all(fact in sentence for fact, sentence in zip(facts, found))
+
+
+def test_an_empty_prompt_is_told_and_which_one_it_is():
+    assert describe_prompts(["a red ball"], "") == []
+    (alone,) = describe_prompts([" "], "blurry")
+    (second,) = describe_prompts(["a red ball", "", "then blue"], "")
+    assert alone.startswith("The prompt is empty") and second.startswith("Prompt 2 of 3 is empty")

@@ -175,5 +175,5 @@ def test_the_need_of_looking_is_that_of_the_part_at_full_size():
     need = SeePicture().need(made)
     tower = sum(each.numel() for name, each in network.named_parameters() if name not in ("projection", "norm.weight"))
     assert tower == 416_866_032  # of SigLIP-SO400M without its head; arXiv 2503.19786, table 1, says 417 M
-    assert need.weights.total == Weights.of(network).total and len(need.weights.blocks) == 27
+    assert need.weights.total == Weights.of(network).total and len(need.weights.blocks.sizes) == 27
     assert need.cost.products > 2 * 4096 * 27 * (4 * 1152**2 + 2 * 1152 * 4304)

@@ -127,6 +127,13 @@ def test_schedules_of_few_steps_tiles_and_devices_are_refused(network):
         )  # fmt: skip
 
 
+def test_several_devices_are_refused_before_anything_is_read(released):
+    cached = Sample(Sampling((1.0, 0.5, 0.0), settings=SamplingSettings(step_cache=0.1)), LatentSize((1, 2, 2), 4))
+    assert cached.need(released("2.3").among(1))
+    with pytest.raises(SettingError, match="several devices"):
+        cached.need(released("2.3").among(2))
+
+
 def test_the_plan_says_what_it_takes_and_may_save(released):
     found, card = released("2.3"), CARDS["RTX 5090"]
     size = LatentSize.of_clip(ClipShape(768, 512, 121, Fraction(24)))

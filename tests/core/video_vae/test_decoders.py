@@ -5,11 +5,11 @@ import types
 from dataclasses import replace
 
 import pytest
+import tiny_parts
 import torch
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.versions import VERSIONS
@@ -33,7 +33,7 @@ LATENT = torch.randn((1, 128, 2, 2, 3), generator=torch.Generator().manual_seed(
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
-    return tiny.write_diffusion_vae(tmp_path_factory.mktemp("vae"))
+    return tiny_parts.write_diffusion_vae(tmp_path_factory.mktemp("vae"))
 
 
 def models_with(tiny_files, vae):
@@ -65,7 +65,7 @@ def test_the_file_says_which_decoder_it_has(tiny_files, vae):
 
 @pytest.mark.slow
 def test_gates_and_previews_in_a_file_are_read_and_left_out(tiny_files, vae, tmp_path):
-    tensors, config = load_file(vae), {"config": json.dumps({"vae": tiny._DIFFUSION_VAE})}
+    tensors, config = load_file(vae), {"config": json.dumps({"vae": tiny_parts.DIFFUSION_VAE})}
     norms = [key for key in tensors if key.endswith(".norm1.weight")]
     for block, norm in [(key.removesuffix(".norm1.weight"), tensors[key]) for key in norms]:
         kinds = ("msa", "mlp", "ctx") if "diff_blocks" in block else ("msa", "mlp")
@@ -85,7 +85,7 @@ def test_a_file_that_disagrees_with_its_config_is_refused(tiny_files, vae, tmp_p
         ltx2.build(models, "video_decoder")
     checkpoint, *_ = tiny_files("2.5")
     tensors = {key: value for key, value in load_file(checkpoint).items() if key.startswith("vae.")}
-    config = {"config": json.dumps({"vae": tiny._DIFFUSION_VAE})}
+    config = {"config": json.dumps({"vae": tiny_parts.DIFFUSION_VAE})}
     save_file(tensors, tmp_path / "wrong.safetensors", config)
     with pytest.raises(CheckpointError, match="describes a diffusion decoder, but the tensors are those of a conv"):
         ltx2.build(models_with(tiny_files, tmp_path / "wrong.safetensors"), "video_decoder")

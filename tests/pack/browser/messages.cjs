@@ -3,6 +3,7 @@
 //   { workflow, sampler, screenshot }   (sampler: the node's id, whose negative prompt is missing)
 // What was seen:
 //   { good, bad, again, later, kind }   (each run: the lines of each node, and whether each has a height of its own)
+//   { refused: [the lines of each node, [warnings]] }   of a run that never begins, for its seed and its checkpoint
 const { visit, runToTheEnd } = require("./page.cjs");
 
 visit(1250, async (page, { workflow, sampler, screenshot }) => {
@@ -28,12 +29,22 @@ visit(1250, async (page, { workflow, sampler, screenshot }) => {
   }, [sampler, link]);
   await runAndLook("again");
   const kind = await page.evaluate(() => window.kind);
+  await page.evaluate(spoil, sampler);
+  await page.waitForTimeout(500);
+  const refused = [await page.evaluate(look), await page.getByText("is not in its list").allTextContents()];
   await page.reload();
   await page.waitForFunction(() => window.app?.graph?.nodes.length > 0);
   await page.evaluate((graph) => app.loadGraphData(graph), workflow);
   await runAndLook("later");
-  return { ...seen, kind };
+  return { ...seen, kind, refused };
 });
+
+function spoil(sampler) {
+  const set = (node, name, value) => (node.widgets.find((each) => each.name === name).value = value);
+  set(app.graph.getNodeById(sampler), "seed", -5);
+  set(app.graph.nodes.find(({ type }) => type === "LTX2AVLoadModel"), "checkpoint", "absent.safetensors");
+  return app.queuePrompt(0, 1);
+}
 
 function look() {
   const texts = {};

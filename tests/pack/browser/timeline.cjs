@@ -3,6 +3,7 @@
 //   { shown: [[lane, text]], json: { way: JSON }, places: before and after a drag that was cancelled,
 //     backgrounds: of a picture, and of one whose file is written out, sent, copied,
 //     hidden, inside: what a subgraph of it sends, stays: whether the focus is still in the strip after Tab,
+//     ink: the colours of what is written on the strip while a light theme writes in black,
 //     told: what is said of a file that ComfyUI refuses, broken: what is said of each of the texts `broken` in its place,
 //     address: where a file is shown that Windows named }
 const { visit } = require("./page.cjs");
@@ -16,6 +17,7 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   const item = (lane, number = 0) => page.locator(`.ltx2av-strip [data-lane=${lane}] article`).nth(number);
   const shown = await page.evaluate(items);
   const address = await page.evaluate(addressOfWindows);
+  const ink = await page.evaluate(inkOfLightTheme);
   await page.screenshot({ path: screenshot });
 
   await item("pictures").focus();
@@ -67,7 +69,7 @@ visit(1000, async (page, { workflow, broken, screenshot }) => {
   for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
   await page.evaluate(drop, ["large.mp4", "video/mp4"]); // which has no strip to lie on
   await page.waitForTimeout(100);
-  return { shown, address, json, places, backgrounds, sent, copied, hidden, inside, stays, told, broken: seen };
+  return { shown, address, ink, json, places, backgrounds, sent, copied, hidden, inside, stays, told, broken: seen };
 });
 
 // A file that is dropped while ComfyUI takes none.
@@ -128,6 +130,15 @@ async function inSubgraph() {
   const { output } = await app.graphToPrompt();
   const [id] = Object.keys(output).filter((each) => each.includes(":"));
   return output[id].inputs.timeline;
+}
+
+function inkOfLightTheme() {
+  const strip = document.querySelector(".ltx2av-timeline");
+  for (const name of ["--input-text", "--descrip-text"]) strip.style.setProperty(name, "black");
+  const written = [...strip.querySelectorAll(".ltx2av-strip :is(article, section, span)")];
+  const ink = [...new Set(written.map((each) => getComputedStyle(each).color))];
+  for (const name of ["--input-text", "--descrip-text"]) strip.style.removeProperty(name);
+  return ink;
 }
 
 function background(element) {
