@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..fields import check_number, check_together, did_you_mean
-from .values import check_values
+from .values import NOISE_WEIGHTS, check_values
 
 Kinds = Mapping[str, tuple[type | UnionType, str]]
 
@@ -151,9 +151,9 @@ def _latent(each: Any, value: Any) -> object:
     mask = value.get("noise_mask")
     if mask is not None and not (_streams(mask) and all(map(_is_noise_mask, _streams(mask)))):
         raise wrong(f"The noise mask of {each.id}", mask, WORDS["MASK"])
-    for name, parts in ((each.id, samples), (f"The noise mask of {each.id}", mask)):
+    for name, parts, meant in ((each.id, samples, None), (f"The noise mask of {each.id}", mask, NOISE_WEIGHTS)):
         for part in _streams(parts):
-            check_values(name, part)
+            check_values(name, part, meant)
     return value
 
 

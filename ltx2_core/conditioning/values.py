@@ -22,6 +22,7 @@ class Meant:
 
 PIXELS = Meant("0 (black) to 1 (white)", -0.5, 2.0, "scale or tone-map them first")
 WEIGHTS = Meant("0 to 1", -0.5, 1.5, "scale the mask first")
+NOISE_WEIGHTS = Meant("0 to 1", -1.0, 1.5, "scale the mask first")  # ComfyUI's guide frames mark their gaps with -1
 SAMPLES = Meant("-1 to 1", -32.0, 32.0, "scale the sound first")
 
 Axes = tuple[str | int, ...]  # of a tensor: what each one counts, or how many there must be

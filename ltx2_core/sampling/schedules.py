@@ -142,7 +142,7 @@ def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     for sigma in sigmas:
         if not 0 <= sigma <= 1:
             raise SettingError(
-                f"One sigma is {sigma:g}; those of LTX-2 are between 1 and 0, as its schedules give them."
+                f"One sigma is {sigma:.9g}; those of LTX-2 are between 1 and 0, as its schedules give them."
             )
         if 0 < sigma < LEAST_SIGMA:
             raise SettingError(f"One sigma is {sigma:g}, where rounding is all that is left of noise: write 0 instead.")

@@ -38,7 +38,12 @@ class MelSpectrogram:
 
 
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
-    """Return the chosen part of an AUDIO; of a batch the first. Raises SettingError if nothing is left."""
+    """Return the chosen part of an AUDIO. Raises SettingError for a batch of several, and if nothing is left."""
+    if (count := len(audio["waveform"])) > 1:
+        raise SettingError(
+            f"This AUDIO holds {count} sounds, and one is meant: connect a single one, such as that of one clip from "
+            "Get Video Components."
+        )
     rate, whole = audio["sample_rate"], audio["waveform"][0]
     if not whole.shape[-1]:
         raise SettingError("This AUDIO is empty: connect a sound that lasts.")
@@ -125,7 +130,9 @@ def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Au
         if said := latent.unequal_lengths:
             engine.events.on_remark(said)
         return None if latent.content.audio is None else vocode(engine, decode_mel(engine, latent))
-    source = audio_source(given)
-    engine.events.report_findings(source.findings(latent.shape))
-    waveform = source.lasting(latent.shape).repeat(len(latent.video), 1, 1)
-    return {"waveform": waveform, "sample_rate": source.sample_rate}
+    clips, sounds = len(latent.video), given["waveform"]
+    own = sounds.split(1) if len(sounds) == clips else [sounds]  # a sound for each clip, or one for all
+    sources = [audio_source({**given, "waveform": one}) for one in own]
+    engine.events.report_findings(sources[0].findings(latent.shape))  # they are equally long
+    waveform = torch.stack([source.lasting(latent.shape) for source in sources]).repeat(clips // len(sources), 1, 1)
+    return {"waveform": waveform, "sample_rate": sources[0].sample_rate}

@@ -203,10 +203,11 @@ class GraphLatent:
             return None
         video, audio = self._given_masks
         whole = None if self._whole.video is None else fit_video_mask(video, self._whole.video)
-        return AVLatent(
+        fitted = AVLatent(
             None if whole is None else whole[:, :, : self.video.shape[2]],
             None if self.content.audio is None else fit_audio_mask(audio, self.content.audio),
         )
+        return fitted.map(lambda weights: weights.clamp(0, 1))  # what resizing left beyond would scale the noise
 
     def check_no_guides(self) -> None:
         """Raise SettingError for guide frames, which are encoded for one size."""

@@ -9,7 +9,7 @@ import torch
 
 from ...conditioning import AVState, LatentCondition, apply_conditions
 from ...conditioning.conditions import Change, Condition, edits
-from ...conditioning.kept import not_shown
+from ...conditioning.kept import kept_audio, not_shown
 from ...conditioning.rate import of_round
 from ...errors import Finding, SettingError
 from ...fields import settings_from
@@ -133,6 +133,8 @@ def sample_latent(
     _check_negative(sampling, prompts)
     stage = _sample(sampling, state, latent, windows)
     unseen = not_shown(conditions, latent.shape.frames) if latent.has_picture else []
+    if (sound := kept_audio(conditions)) is not None:
+        unseen += map(str, sound.findings(latent.own_shape))
     script = script_of(engine, prompts[0], prompts[1] if sampling.needs_negative else None, windows)
     script.check_batch(latent.content)
     if windows is None:
@@ -378,7 +380,7 @@ def _sampling(
     if guidance is None:
         guidance = recipe.guidance if follows else _sliders(settings, recipe, models.layers)
     how.check_step_cache(len(levels) - 1)
-    levels = schedules.slice_steps(levels, how.start_step, how.end_step or None)
+    levels = schedules.slice_steps(schedules.check_sigmas(levels), how.start_step, how.end_step or None)
     return Sampling(tuple(levels), guidance, how, drawn=latent.drawn)
 
 
@@ -394,6 +396,10 @@ def _sample(sampling: Sampling, state: AVState, latent: GraphLatent, long: LongC
         return Sample(sampling, sampled_size(state, ()))
     if sampling.settings.start_step or sampling.settings.end_step or not sampling.settings.add_noise:
         raise SettingError("Windows are made from beginning to end: set start_step and end_step to 0, add_noise on.")
+    if said := latent.unequal_lengths:
+        raise SettingError(
+            f"{said} Windows need both to end together: set fps to that rate, or begin with LTX-2 Empty AV Latent."
+        )
     windows = tuple(long.windowing.windows(latent.shape.frames, latent.fps))
     texts = texts_at_once([0.0, *(start for start, _ in long.segments)], windows, long.windowing.transition)
     return Sample(sampling, replace(sampled_size(state, windows), texts=texts), windows, long.windowing)

@@ -373,6 +373,11 @@ def test_a_part_that_is_nothing_of_a_sound_is_told_with_what_is_wrong(part, wron
         audio_source({"waveform": torch.zeros(1, 2, 16000), "sample_rate": 8000}, part)
 
 
+def test_of_several_sounds_none_is_taken_without_a_word():
+    with pytest.raises(SettingError, match="holds 2 sounds, and one is meant: connect a single one"):
+        audio_source({"waveform": torch.zeros(2, 2, 16000), "sample_rate": 8000})
+
+
 def test_a_clip_whose_latents_alone_do_not_fit_is_refused_before_they_are_made():
     with pytest.raises(DoesNotFitError, match=r"4096 x 4096 pixels and 2881 frames needs about 969\.1 GB of RAM"):
         measure_conditions([], ClipShape(4096, 4096, 2881, Fraction(24)), STREAMS, batch=64)

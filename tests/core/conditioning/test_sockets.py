@@ -177,6 +177,15 @@ def test_what_does_not_fit_is_a_sentence_with_the_name_of_the_socket(kind, value
         taken(value, kind)
 
 
+@pytest.mark.parametrize("beyond", [2.0, -2.0, 255.0])
+def test_a_noise_mask_beyond_0_to_1_is_refused(beyond):
+    """Its noise would be scaled by it, and the clip be wrong without a word."""
+    latent = {"samples": torch.zeros(1, 128, 2, 2, 2), "noise_mask": torch.full((1, 64, 64), beyond)}
+    with pytest.raises(SettingError, match=f"The noise mask of x has values from {beyond:g} to .* 0 to 1 is meant"):
+        taken(latent, "LATENT")
+    assert taken({**latent, "noise_mask": torch.ones(1, 64, 64)}, "LATENT")
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "good", "bad", "words"),
     [

@@ -4,12 +4,14 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import tiny_parts
 import torch
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.conditioning.conditions import KeepAudio
 from ltx2_core.conditioning.pictures import Picture
+from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
@@ -17,13 +19,17 @@ from ltx2_core.pipeline.encode_conditions import ConditionCache
 from ltx2_core.pipeline.engines.local import LocalEngine
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.pipeline.graph import stages
-from ltx2_core.pipeline.graph.latents import KEYFRAMES, GraphLatent, latent_of
+from ltx2_core.pipeline.graph.codec import decode_sound
+from ltx2_core.pipeline.graph.latents import KEYFRAMES, GraphLatent, LongClipPlan, latent_of
 from ltx2_core.pipeline.graph.stages import Raising, Refining, enlarge_and_refine, sample_latent
 from ltx2_core.pipeline.long import Script
 from ltx2_core.sampling import Guidance, StreamGuidance, TileSettings
+from ltx2_core.sampling.windows import Windowing
 from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.text import Contexts
 from ltx2_core.text.prompts import MADE_BY
+
+SIGMAS = {"sigmas": torch.tensor([1.0, 0.0]), "guidance": StreamGuidance()}
 
 
 class Ran(Exception):
@@ -74,7 +80,7 @@ class Node:
 @pytest.fixture(scope="module")
 def temporal(tmp_path_factory):
     kind = {"spatial_upsample": False, "temporal_upsample": True}
-    return tiny.write_upscaler(tmp_path_factory.mktemp("time"), kind)
+    return tiny_parts.write_upscaler(tmp_path_factory.mktemp("time"), kind)
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +144,65 @@ def test_a_sampler_refuses_before_anything_is_encoded(miniature):
         sample_latent(node.engine, node.begin, (node.positive, None), [picture], None, {"guidance": SCALED})
     with pytest.raises(Ran, match="pictures"):
         sample_latent(node.engine, node.begin, (node.positive, None), [picture], None, {"guidance": StreamGuidance()})
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_sampler_without_a_step_says_how_many_noise_levels_there_are(miniature, count):
+    node = Node(miniature)
+    with pytest.raises(SettingError, match=f"has {count} sigmas?; a step needs two"):
+        sample_latent(node.engine, node.begin, (node.positive, None), (), None, {"sigmas": torch.ones(count)})
+
+
+@pytest.mark.parametrize("beyond", [1.2, -1.0])
+def test_a_noise_mask_beyond_0_to_1_scales_no_noise(miniature, beyond):
+    """As bicubic resizing leaves it, and as ComfyUI marks gaps between guides."""
+    extras = Node(miniature).begin.extras
+    mask = GraphLatent({**extras, "noise_mask": torch.full((1, 64, 96), beyond)}).mask
+    assert mask.video.unique().tolist() == [1.0 if beyond > 0 else 0.0]
+
+
+def sound(*levels, rate=16000):
+    return {"waveform": torch.tensor(levels).view(-1, 1, 1).expand(-1, 2, 6000), "sample_rate": rate}
+
+
+def test_each_clip_is_shown_with_its_own_sound(miniature):
+    both = {name: torch.ones(2, *size) for name, size in (("video", (128, 2, 2, 3)), ("audio", (8, 9, 16)))}
+    clips = GraphLatent(latent_of(AVLatent(**both), {"fps": 24, MADE_BY: miniature.generation}))
+    engine = Engine(miniature)
+    own = decode_sound(engine, clips, sound(0.1, 0.2))["waveform"]
+    assert own.shape == (2, 2, 6000) and own[:, 0, 0].tolist() == pytest.approx([0.1, 0.2])
+    assert decode_sound(engine, clips, sound(0.3))["waveform"].unique().tolist() == pytest.approx([0.3])
+    with pytest.raises(SettingError, match="holds 3 sounds, and one is meant"):
+        decode_sound(engine, clips, sound(0.1, 0.2, 0.3))
+
+
+def sampled(node, given=(), windows=None):
+    """What a sampler without guidance says before it runs a network."""
+    said = []
+    node.engine.events = SimpleNamespace(on_remark=said.append)
+    with pytest.raises(Ran):
+        sample_latent(node.engine, node.begin, (node.positive, None), given, windows, dict(SIGMAS))
+    return said
+
+
+def test_a_sampler_says_that_a_given_sound_ends_before_the_clip(miniature, monkeypatch):
+    monkeypatch.setattr(stages, "encode_given", lambda *given: [])
+    short, whole = ([KeepAudio(AudioSource(torch.zeros(2, count), 16000))] for count in (600, 6000))
+    assert not any("filled with silence" in each for each in sampled(Node(miniature), whole))
+    assert any("lasts 0.04 s, and the clip 0.38 s" in each for each in sampled(Node(miniature), short))
+
+
+def long_clip(models, sounds):
+    """A node with a picture of 41 frames, and so many latents of sound."""
+    node = Node(models)
+    streams = AVLatent(torch.ones(1, 128, 6, 2, 2), torch.ones(1, 8, sounds, 16))
+    node.begin = GraphLatent(latent_of(streams, {"fps": 24, MADE_BY: models.generation}))
+    return node
+
+
+@pytest.mark.parametrize("latents", [9, 100])
+def test_windows_of_a_picture_and_a_sound_that_do_not_end_together_are_refused(miniature, latents):
+    windows = LongClipPlan(Windowing(25, 8), resume=False)
+    sampled(long_clip(miniature, 43), windows=windows)
+    with pytest.raises(SettingError, match=r"1\.71 s at 24 fps.* Windows need both to end together"):
+        sampled(long_clip(miniature, latents), windows=windows)

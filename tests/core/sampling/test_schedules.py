@@ -111,6 +111,7 @@ def test_a_list_as_a_person_writes_it(text):
         ("0", "has 1 sigma;"),
         ("1, 0.5, 0.1", "end in 0.1; the last one must be 0"),
         ("14.6, 2, 0", "One sigma is 14.6; those of LTX-2 are between 1 and 0"),
+        ("1.0000001, 0.5, 0", "One sigma is 1.0000001; those of LTX-2"),
         ("1, -0.5", "One sigma is -0.5"),
         ("1, nan, 0", "One sigma is nan"),
         ("1, 1e-9, 0", "One sigma is 1e-09, where rounding is all that is left"),
