@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,8 +17,6 @@ from ..sampling import Step
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows, slice_window
 from ..text import Contexts, relay_prompts
 from .stage import LatentSize
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +164,6 @@ def sample_long(
         cache: where finished windows are kept.
     """
     whole = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
-    for sentence in script.unread(windows, windowing.transition):
-        _log.warning(sentence)
 
     def sample_one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), whole)

@@ -139,6 +139,8 @@ def sample_latent(
     script.check_batch(latent.content)
     if windows is None:
         check_possible(sampling, state, script.all_contexts)
+    else:
+        unseen += script.unread(stage.windows, windows.windowing.transition)
     items = encode_given(engine, latent, conditions)
     _warn(engine, latent, sampling, [*unseen, "" if items else _lost(latent, sampling)])
     kept = folder if windows is not None and windows.resume else None

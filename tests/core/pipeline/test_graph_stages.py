@@ -206,3 +206,12 @@ def test_windows_of_a_picture_and_a_sound_that_do_not_end_together_are_refused(m
     sampled(long_clip(miniature, 43), windows=windows)
     with pytest.raises(SettingError, match=r"1\.71 s at 24 fps.* Windows need both to end together"):
         sampled(long_clip(miniature, latents), windows=windows)
+
+
+@pytest.mark.parametrize(("start", "told"), [(99.0, True), (1.0, False)])
+def test_a_sampler_says_which_prompt_no_window_reads(miniature, monkeypatch, start, told):
+    monkeypatch.setattr(stages, "encode_given", lambda *given: [])
+    parts = tuple((moment, Contexts(torch.zeros(1, 4, 8), None)) for moment in (0.0, start))
+    monkeypatch.setattr(stages, "script_of", lambda *given: Script(parts, None))
+    said = sampled(long_clip(miniature, 43), windows=LongClipPlan(Windowing(25, 8), resume=False))
+    assert any(f"The prompt from {start:g} s on is not read" in each for each in said) == told
