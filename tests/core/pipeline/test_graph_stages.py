@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_parts import write_upscaler
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.errors import SettingError
@@ -74,7 +74,7 @@ class Node:
 @pytest.fixture(scope="module")
 def temporal(tmp_path_factory):
     kind = {"spatial_upsample": False, "temporal_upsample": True}
-    return tiny.write_upscaler(tmp_path_factory.mktemp("time"), kind)
+    return write_upscaler(tmp_path_factory.mktemp("time"), kind)
 
 
 @pytest.fixture(autouse=True)
