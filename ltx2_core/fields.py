@@ -139,6 +139,11 @@ class Setting:
         return self.default if self.look.shown is ... else self.look.shown
 
     @property
+    def called(self) -> str:
+        """Its name in a sentence, which the label of its widget comes before where that is another one."""
+        return f"{self.look.label} ({self.name})" if self.look.label else self.name
+
+    @property
     def flag(self) -> str:
         """Its name on the command line, without the dashes in front."""
         return (self.look.flag or self.name).replace("_", "-")
@@ -158,7 +163,7 @@ class Setting:
         if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
             value = tuple(value)
         if value is not None and not _fits(value, self.type):
-            raise _other_kind(self.name, value, self.type)
+            raise _other_kind(self.called, value, self.type)
         if isinstance(value, Real) and type(value) not in (bool, int, float) and Fraction not in kinds:
             with suppress(OverflowError):  # of a fraction beyond all limits
                 return float(value) if float in kinds else int(cast(Integral, value))
@@ -172,10 +177,10 @@ class Setting:
         if isinstance(look, Choice):
             if not isinstance(value, str) or value not in look.words:
                 hint = did_you_mean(str(value), look.words)
-                raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
+                raise SettingError(f"{self.called} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
             return
         if isinstance(look, Number | Whole | Seed):
-            check_number(self.name, value, look.least, look.most, getattr(look, "unit", ""))
+            check_number(self.called, value, look.least, look.most, getattr(look, "unit", ""))
         self.settled(value)
 
 
@@ -197,7 +202,7 @@ class Checked:
         for name, setting in settings_of(type(self)).items():
             value = getattr(self, name)
             if value is None and not _fits(None, setting.type):
-                raise _other_kind(name, value, setting.type)
+                raise _other_kind(setting.called, value, setting.type)
             if (plain := setting.settled(value)) is not value:
                 object.__setattr__(self, name, plain)
 

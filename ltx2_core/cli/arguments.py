@@ -429,9 +429,13 @@ def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
 def with_rows(base: AnyGuidance, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuidance:
     """Return ``base`` with the changes that ``rows`` make to a stream up to their noise levels.
 
-    The lower a row's sigma, the more rows count there: each changes what holds above it.
+    The lower a row's sigma, the more rows count there: each changes what holds above it. At one sigma a row of this
+    stream alone counts before one of both.
+
+    Raises SettingError where one of them could not count.
     """
-    own = [row for row in rows if stream in row.streams]
+    own = sorted((row for row in rows if stream in row.streams), key=lambda row: len(row.streams), reverse=True)
+    _check_once(own)
     for row in (row for row in own if row.sigma is None):
         base = replace(base, **row.changes)
     table: dict[float, Any] = {1.0: base}
@@ -440,6 +444,19 @@ def with_rows(base: AnyGuidance, rows: list[syntax.GuidanceRow], stream: str) ->
         base = replace(base, **changes)
         table[min(1.0, sigma)] = base
     return GuidanceBySigma(tuple(table.items())) if len(table) > 1 else table[1.0]
+
+
+def _check_once(rows: list[syntax.GuidanceRow]) -> None:
+    """Raise SettingError for a setting that is said twice up to one noise level; a row without one counts up to 1."""
+    seen: dict[tuple[object, ...], Any] = {}
+    for row in rows:
+        sigma = 1.0 if row.sigma is None else row.sigma
+        for name, value in row.changes.items():
+            if (key := (row.streams, sigma, name)) in seen:
+                raise SettingError(
+                    f"{name} is said twice up to sigma {sigma:g}, as {seen[key]} and as {value}: leave one of them out."
+                )
+            seen[key] = value
 
 
 def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe) -> SecondStage:

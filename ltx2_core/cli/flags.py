@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise SettingError instead of leaving the program."""
         message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
-        message = re.sub(r"^(--[\w-]+): \w+ (is .*; it must be between)", r"\1 \2", message)  # a setting by its flag
+        # A setting by its flag, which says what its name, and the label of its widget, do.
+        message = re.sub(r"^(--[\w-]+): (?:[\w -]+ \(\w+\)|\w+) (is .*; it must be between)", r"\1 \2", message)
         message = re.sub(r"^argument \w+: ", "", message)  # a word by its place, which has no name on the command line
         message = re.sub(r"^unrecognized arguments: (.*)", r"\1: a text of several words is written in quotes", message)
         message = re.sub(

@@ -31,7 +31,7 @@ def is_ordinary(primaries: int, transfer: int) -> bool:
     return primaries not in WIDE_PRIMARIES and transfer not in (*HDR, LINEAR)
 
 
-def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
+def to_bt709(rgb: Tensor, primaries: int, transfer: int, srgb: bool = False) -> Tensor:
     """Convert pictures to BT.709 primaries and, where they are HDR, tone-map them to SDR.
 
     Greys stay grey, and colours that BT.709 does not have are moved towards the grey of their luminance until they fit.
@@ -40,6 +40,7 @@ def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
         rgb: (..., 3) in 0..1, as coded.
         primaries: FFmpeg's number; HDR without known ones is of BT.2020.
         transfer: FFmpeg's number; any but sRGB, PQ, HLG and linear light (1 is white) counts as SDR of BT.1886.
+        srgb: codes linear light by the curve of sRGB, by which single pictures are shown.
 
     Returns:
         (..., 3) in 0..1, for a screen of BT.709 and BT.1886; what is coded by the curve of sRGB stays so.
@@ -50,7 +51,8 @@ def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
     else:
         light = rgb if transfer == LINEAR else srgb_to_light(rgb) if transfer == SRGB else rgb**GAMMA
     light = fit_gamut(light @ matrix_to_bt709(primaries).to(rgb).T)
-    return light_to_srgb(light) if transfer == SRGB else light ** (1 / GAMMA)
+    by_srgb = transfer == SRGB or (srgb and transfer == LINEAR)
+    return light_to_srgb(light) if by_srgb else light ** (1 / GAMMA)
 
 
 def srgb_to_light(code: Tensor) -> Tensor:

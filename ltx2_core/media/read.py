@@ -169,7 +169,8 @@ def read_wide_picture(source: Source) -> Tensor | None:
     if colour.is_ordinary(*tags):
         return None
     _check_colours(name_of(source), picture, tags)
-    return _pixels(picture, (picture.width, picture.height), tags, av.video.reformatter.VideoReformatter())
+    size = picture.width, picture.height
+    return _pixels(picture, size, tags, av.video.reformatter.VideoReformatter(), still=True)
 
 
 def read_audio(
@@ -251,7 +252,10 @@ def _readable_audio(container: InputContainer) -> AudioStream:
         return audio
     if container.streams.audio:
         raise MediaError(f"{name_of(container)} has sound of a kind that cannot be read here; save it as WAV or MP4.")
-    raise MediaError(f"{name_of(container)} is a video without sound; choose one that has sound, or a sound file.")
+    # FFmpeg knows single pictures as "png_pipe" and the like; those of GIF and AVIF could be films.
+    is_picture = container.format.name.endswith("_pipe") or any(each.frames == 1 for each in container.streams.video)
+    kind = "picture" if is_picture else "video"
+    raise MediaError(f"{name_of(container)} is a {kind} without sound; choose a video that has sound, or a sound file.")
 
 
 def _audio(container: InputContainer) -> AudioStream | None:
@@ -412,10 +416,13 @@ def _display_matrix(picture: VideoFrame) -> tuple[bool, bool, bool]:
     return lies, (c if lies else a) < 0, (b if lies else d) < 0
 
 
-def _pixels(picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int], scaler: VideoReformatter) -> Tensor:
+def _pixels(
+    picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int], scaler: VideoReformatter, still: bool = False
+) -> Tensor:
     """(1, H, W, 3) in 0..1, of BT.709, upright; ``size`` is the width and height at which it is shown, before that.
 
-    What ``scaler`` prepares takes longer than a picture, and is kept for pictures of the same matrix and range.
+    Linear light is coded as for a screen of video, or by sRGB where the picture is a ``still``. What ``scaler``
+    prepares takes longer than a picture, and is kept for pictures of the same matrix and range.
     """
     ordinary, matrix = colour.is_ordinary(*tags), picture.colorspace
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
@@ -438,7 +445,7 @@ def _pixels(picture: VideoFrame, size: tuple[int, int], tags: tuple[int, int], s
     turned = coded.swapaxes(0, 1) if lies else coded
     upright = turned[:: -1 if upside_down else 1, :: -1 if mirrored else 1].astype(np.float32)
     pixels = torch.from_numpy(upright).div_(most).clamp_(max=1)[None]
-    return pixels if ordinary else colour.to_bt709(pixels, *tags)
+    return pixels if ordinary else colour.to_bt709(pixels, *tags, srgb=still)
 
 
 def _heard(

@@ -369,5 +369,7 @@ def lacks_cuda() -> bool:
 
 
 def gigabytes(nbytes: float) -> str:
-    """Return a number of bytes as people read it, such as "1.5 GB"."""
+    """Return a number of bytes as people read it, such as "1.5 GB", or "21 MB" where GB would say nothing."""
+    if 5e5 <= nbytes < _SHOWN / 2:
+        return f"{nbytes / 1e6:.0f} MB"
     return f"{nbytes / 1e9:.1f} GB"

@@ -12,7 +12,7 @@ from ..checkpoint import Models
 from ..checkpoint.files import called
 from ..conditioning.kept import is_replaced, kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
-from ..disk_cache import DiskCache
+from ..disk_cache import NOWHERE, DiskCache
 from ..errors import CheckpointError, SettingError
 from ..fields import check_kinds
 from ..latents import AVLatent
@@ -29,11 +29,11 @@ from .engines.local import LocalEngine
 from .enhance import with_enhanced_prompt
 from .finish import Clip, Finish
 from .grade import grade, in_full_precision
-from .long import Script
+from .long import Script, describe_unread
 from .plan import plan_stages
 from .precision import clean_inference
 from .stage import Events
-from .stages import Stages
+from .stages import Stages, check_size
 from .takes import Take
 
 _log = logging.getLogger(__name__)
@@ -88,8 +88,20 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
 @clean_inference()
 def settled(models: Models, request: Request, events: Events = Events()) -> CompleteRequest:
     """Return the request with nothing left open: its prompt made longer, its length said by it, if asked."""
+    if request.enhance is not None or request.clip.follows_prompt:
+        _check_ahead(models, request)
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
     return completed(models, request)
+
+
+def _check_ahead(models: Models, request: Request) -> None:
+    """Refuse what can be before the first network is loaded, to write a prompt or to read how long it needs."""
+    complete = completed(models, request)
+    engine = LocalEngine(models, request.resources, loras=complete.loras)
+    if request.clip.follows_prompt:  # and what is given has no frame yet
+        check_size(complete, engine.blueprint)
+    else:
+        Stages.of(complete, engine, NOWHERE)
 
 
 @clean_inference()
@@ -159,7 +171,9 @@ def _say_first(request: CompleteRequest) -> None:
 
 
 def _say_unread(request: CompleteRequest) -> None:
-    """Say that a negative prompt of one's own is not looked at."""
+    """Say which prompts nothing looks at: those of segments, and a negative one of one's own."""
+    for sentence in describe_unread(request.unread, request.windows):
+        _log.warning(sentence)
     if request.request.negative and request.negative and not request.needs_negative(request.streams):
         _log.warning(
             "The negative prompt is not read: nothing looks at it where the text scale is 1, as distilled models need "

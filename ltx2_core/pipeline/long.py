@@ -14,7 +14,16 @@ from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError, counted
 from ..latents import AVLatent
 from ..sampling import Step
-from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows, slice_window
+from ..sampling.windows import (
+    Segment,
+    StreamSpan,
+    Window,
+    Windowing,
+    prompts_in,
+    sample_windows,
+    slice_window,
+    texts_in,
+)
 from ..text import Contexts, relay_prompts
 from .stage import LatentSize
 
@@ -89,20 +98,32 @@ class Script:
     def unread(self, windows: Sequence[Window], transition: float = 0.0) -> list[str]:
         """Say which prompts none of ``windows`` reads; the same text read elsewhere counts for it."""
         read = {id(contexts) for window in windows for _, contexts in self._held(window, transition)}
-        return [
-            f"The prompt from {start:g} s on is not read: a window has the one that holds in the middle of what is new "
-            "in it. Let it begin elsewhere, or choose shorter windows or a transition."
-            for start, contexts in self.parts
-            if id(contexts) not in read
-        ]
+        return describe_unread([start for start, contexts in self.parts if id(contexts) not in read], windows)
 
     def _held(self, window: Window, transition: float) -> list[tuple[float, Contexts]]:
         """The prompts that ``window`` reads, with the moments from which they count."""
-        if transition > 0:
-            parts = sorted(self.parts, key=lambda part: part[0])
-            return [parts[number] for number in texts_in([start for start, _ in parts], window, transition)]
-        begun = [part for part in self.parts if part[0] <= window.middle]
-        return [max(begun, key=lambda part: part[0], default=self.parts[0])]
+        return [self.parts[number] for number in prompts_in([start for start, _ in self.parts], window, transition)]
+
+
+def describe_unread(starts: Sequence[float], windows: Sequence[Window]) -> list[str]:
+    """Say why prompts that begin at ``starts``, in seconds, are read by none of ``windows``."""
+    end = float(windows[-1].frames.stop / windows[-1].fps) if windows else 0.0
+    late = [start for start in starts if start >= end]
+    hidden = [start for start in starts if start < end]
+    reasons = (
+        (late, f"the clip ends at {end:.4g} s. Let it begin earlier, or make the clip longer."),
+        (
+            hidden,
+            "a window has the one that holds in the middle of what is new in it. Let it begin elsewhere, or choose "
+            "shorter windows or a transition.",
+        ),
+    )
+    return [f"{_prompt_from(each)} is not read: {reason}" for each, reason in reasons if each]
+
+
+def _prompt_from(starts: Sequence[float]) -> str:
+    others = f" (and {counted(len(starts) - 1, 'other')})" if starts[1:] else ""
+    return f"The prompt from {starts[0]:g} s on{others}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +146,6 @@ class SampleInputs:
     negative: Contexts | None = None
     conditions: Sequence[LatentCondition] = ()
     last: Step | None = None
-
-
-def texts_in(starts: Sequence[float], window: Window, transition: float) -> range:
-    """Return the numbers of the prompts that count somewhere in ``window``, by their rising ``starts`` in seconds."""
-    first, last = (float(frame / window.fps) for frame in (window.frames.start, window.frames.stop))
-    begun = sum(start - transition / 2 < last for start in starts[1:])
-    ended = sum(start + transition / 2 <= first for start in starts[1:])
-    return range(ended, begun + 1)
 
 
 def texts_at_once(starts: Sequence[float], windows: Sequence[Window], transition: float) -> int:

@@ -198,15 +198,20 @@ def _video_decoder(
 ) -> DecodeVideo | None:
     if "video" not in request.streams or not blueprint.has("video_decoder"):
         return None
+    check_size(request, blueprint)
     times = round(request.final.fps / request.shape.fps)
     keyframes = final.generated_frames if request.second.refine else tuple(f * times for f in ahead.generated_frames)
     if rounds:
         keyframes = tuple(frame for frame in rounds[-1].refine.made_frames if frame < request.made.frames)
     denoising = request.request.decoding
-    stage = DecodeVideo(request.made.video_latent, request.request.tiling, denoising=denoising, keyframes=keyframes)
-    if kept_video(request.refine_conditions) is None:
-        stage.check(blueprint)
-    return stage
+    return DecodeVideo(request.made.video_latent, request.request.tiling, denoising=denoising, keyframes=keyframes)
+
+
+def check_size(request: CompleteRequest, blueprint: Blueprint) -> None:
+    """Raise SettingError for pictures that are too small for the decoder, however many there are."""
+    is_decoded = "video" in request.streams and kept_video(request.refine_conditions) is None
+    if is_decoded and blueprint.has("video_decoder"):
+        DecodeVideo(request.made.video_latent).check(blueprint)
 
 
 PLANNED_PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on

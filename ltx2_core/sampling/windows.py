@@ -153,6 +153,29 @@ class Segment(Checked):
     prompt: str
 
 
+def texts_in(starts: Sequence[float], window: Window, transition: float) -> range:
+    """Return the numbers of the prompts that count somewhere in ``window``, by their rising ``starts`` in seconds."""
+    first, last = (float(frame / window.fps) for frame in (window.frames.start, window.frames.stop))
+    begun = sum(start - transition / 2 < last for start in starts[1:])
+    ended = sum(start + transition / 2 <= first for start in starts[1:])
+    return range(ended, begun + 1)
+
+
+def prompts_in(starts: Sequence[float], window: Window, transition: float) -> list[int]:
+    """Return the numbers of the prompts that ``window`` reads, in the order of time.
+
+    Args:
+        starts: when each begins, in seconds, in any order.
+        window: reads the one that holds in the middle of what is new in it.
+        transition: seconds in which prompts fade over; above 0 the window reads all that hold in it.
+    """
+    if transition > 0:
+        order = sorted(range(len(starts)), key=starts.__getitem__)
+        return [order[number] for number in texts_in(sorted(starts), window, transition)]
+    begun = [number for number, start in enumerate(starts) if start <= window.middle]
+    return [max(begun, key=starts.__getitem__, default=0)]
+
+
 def sample_windows(
     sample: Callable[[Window, AVLatent, list[LatentCondition]], AVLatent],
     latent: AVLatent,

@@ -24,7 +24,7 @@ from ..geometry import ClipShape, whole_segments
 from ..lora import Stack
 from ..sampling import SAMPLERS, Recipe, Refine, ScheduleSettings, StreamGuidance, schedules
 from ..sampling.schedules import CUSTOM
-from ..sampling.windows import Segment, Window, Windowing
+from ..sampling.windows import Segment, Window, Windowing, prompts_in
 from ..video_vae import Denoising, Tiling
 from .clip import AS_PICTURE, STREAM_CHOICES, ClipSettings, Enhancing, LongClip, given_negative
 from .resources import GIB, PRECISIONS, Resources
@@ -173,6 +173,8 @@ class Request:
             )
         shape = self._first_made(second, recipe)
         prompt = self.prompt if self.prompt or self.encoded is None else self.encoded.name
+        windows = () if long is None else tuple(long.windowing.windows(shape.frames, shape.fps))
+        script, unread = _as_read((Segment(0, prompt), *segments), windows, long)
         first_strength, refine_strength = second.lora_strengths(recipe)
         return CompleteRequest(
             request=self,
@@ -187,10 +189,11 @@ class Request:
             refine=second.completed(recipe.refine, self.conditions),
             loras=second.with_lora(self.loras, first_strength),
             refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
-            script=(Segment(0, prompt), *segments),
-            windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
+            script=script,
+            windows=windows,
             shown=self._shown(second.last(shape)),
             asked_frames=self._first_shape(second, recipe).frames,
+            unread=unread,
         )
 
     def _check_blending(self) -> None:
@@ -313,10 +316,11 @@ class CompleteRequest:
         refine: its recipe.
         loras: those of the first stage, the distilled LoRA among them where a recipe asks for it.
         refine_loras: likewise, those of the second stage.
-        script: the prompt and all segments.
+        script: the prompt and the segments, as far as some window reads them.
         windows: of a long clip; empty for one that is made at once.
         asked_frames: how long the first stage's clip should be, of which rounds may need some more.
         shown: width and height of what is kept of its frames, from the left and upper edge; None for all of them.
+        unread: when prompts begin that no window reads, in seconds.
     """
 
     request: Request
@@ -335,6 +339,7 @@ class CompleteRequest:
     windows: tuple[Window, ...]
     asked_frames: int
     shown: tuple[int, int] | None = None
+    unread: tuple[float, ...] = ()
 
     @property
     def made(self) -> ClipShape:
@@ -414,6 +419,19 @@ def _mirrored(condition: Condition) -> Condition:
     if isinstance(condition, ReferenceVideo) and condition.edges == AUTO:
         return replace(condition, edges=MIRRORED)
     return condition
+
+
+def _as_read(
+    script: tuple[Segment, ...], windows: tuple[Window, ...], long: LongClip | None
+) -> tuple[tuple[Segment, ...], tuple[float, ...]]:
+    """The prompts that some window reads, and when those begin whose words none does."""
+    if long is None or not windows:
+        return script, ()
+    starts, transition = [float(each.start) for each in script], long.windowing.transition
+    numbers = {number for window in windows for number in prompts_in(starts, window, transition)}
+    read = tuple(script[number] for number in sorted(numbers))
+    words = {each.prompt for each in read}
+    return read, tuple(start for start, each in zip(starts, script) if each.prompt not in words)
 
 
 def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[float]:

@@ -33,7 +33,7 @@ def test_a_plan_is_kept(report):
     """60 MB for all: 20 for the work, two blocks of 8 on their way, three that stay."""
     assert report["under a plan"]["resident"] == 3 and report["under a plan"]["most"] <= 40 * MB + 56 * MB
     assert report["tight"]["resident"] == 0 and report["tight"]["ours"] <= 10 * MB  # one block at a time
-    assert report["refused"].startswith("sampling does not fit 0.0 GB, even when everything is streamed")
+    assert report["refused"].startswith("sampling does not fit 21 MB, even when everything is streamed")
 
 
 def test_everything_goes_when_the_host_says_so_and_comes_back(report):

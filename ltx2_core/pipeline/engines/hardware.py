@@ -23,8 +23,8 @@ def best_device() -> torch.device:
     return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if counts[kind]))
 
 
-def device_named(name: str) -> torch.device:
-    """Return the device that is called ``name``, such as "cuda:1".
+def device_named(name: str, asked: str = "device is") -> torch.device:
+    """Return the device that is called ``name``, such as "cuda:1"; ``asked`` begins the sentence of an error.
 
     Raises:
         SettingError: this machine has none of that name.
@@ -36,18 +36,18 @@ def device_named(name: str) -> torch.device:
             return device
     known = [kind if number == 0 else f"{kind}:{number}" for kind, count in counts.items() for number in range(count)]
     raise SettingError(
-        f"device is {name[:40]!r}, which this machine, or its PyTorch, does not have: leave it out, or take one of "
+        f"{asked} {name[:40]!r}, which this machine, or its PyTorch, does not have: leave it out, or take one of "
         f"{', '.join(known)}."
     )
 
 
-def devices_named(names: Sequence[str]) -> tuple[torch.device, ...]:
-    """Return the devices of these names, which work together.
+def devices_named(names: Sequence[str], asked: str = "devices has") -> tuple[torch.device, ...]:
+    """Return the devices of these names, which work together; ``asked`` as for ``device_named``.
 
     Raises:
         SettingError: for one that this machine does not have, for one twice, and for devices of several kinds.
     """
-    devices = tuple(map(device_named, names))
+    devices = tuple(device_named(name, asked) for name in names)
     twice = {str(device) for device in devices if device.type != "cpu" and devices.count(device) > 1}
     if twice or len({device.type for device in devices}) > 1:
         raise SettingError(

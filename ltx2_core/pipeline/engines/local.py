@@ -83,7 +83,8 @@ class LocalEngine(PlannedEngine):
         _check_loras(loras, models)
         self.models, self.events, self.loras, self._keeps = models, events, loras, keeps
         self.resources = resources
-        self._device, *self.other_devices = devices_named(resources.device_names) or (best_device(),)
+        asked = "device is" if resources.devices is None else "devices has"
+        self._device, *self.other_devices = devices_named(resources.device_names, asked) or (best_device(),)
         self._processes = joined_processes()
         if self._processes is not None:
             self._device = self._own_device(self._processes)

@@ -13,8 +13,10 @@ import torch
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.cli import commands, main, sentence
 from ltx2_core.cli.parser import ELSEWHERE, build_parser
-from ltx2_core.errors import OutOfMemoryError
-from ltx2_core.pipeline.engines.hardware import device_named
+from ltx2_core.errors import OutOfMemoryError, SettingError
+from ltx2_core.pipeline.engines.hardware import device_named, devices_named
+from ltx2_core.pipeline.engines.local import LocalEngine
+from ltx2_core.settings import Resources
 
 LORA = MINIATURE / "loras" / "light-room.safetensors"
 
@@ -134,6 +136,13 @@ def test_a_device_that_is_not_there_is_one_sentence(name, capsys, tmp_path):
     said = capsys.readouterr().err
     assert "device is" in said and "cpu" in said and len(said) < 400 and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_setting_that_names_several_devices_is_named_as_it_is(models):
+    with pytest.raises(SettingError, match=r"^devices has 'cuda:99', which this machine"):
+        devices_named(["cpu", "cuda:99"])
+    with pytest.raises(SettingError, match=r"^devices has 'cuda:99', which this machine"):
+        LocalEngine(models, Resources(devices="cuda:99"))
 
 
 def test_devices_are_found_by_their_names():

@@ -354,6 +354,9 @@ def test_files_that_lack_something_are_named(tmp_path):
     sound = write_audio(tmp_path / "sound.wav", ramp(24000), 24000)
     text = tmp_path / "notes.txt"
     text.write_text("no media")
+    pictures = [tmp_path / f"picture.{kind}" for kind in ("png", "jpg", "webp", "gif", "bmp")]
+    for path in pictures:
+        Image.new("RGB", (16, 16)).save(path)
     stream = tmp_path / "stream.h264"
     with av.open(str(silent)) as whole, av.open(str(stream), "w") as bare:
         copied = bare.add_stream_from_template(whole.streams.video[0])
@@ -366,6 +369,7 @@ def test_files_that_lack_something_are_named(tmp_path):
         (lambda: VideoSource(sound).size(), "sound.wav has sound but no pictures"),
         (lambda: VideoSource(stream).count(Fraction(24)), "stream.h264 does not say how long it is"),
         (lambda: read_audio(silent), "silent.mp4 is a video without sound"),
+        *((lambda path=path: read_audio(path), f"{path.name} is a picture without sound") for path in pictures),
         (lambda: read_video(text), "notes.txt cannot be read as video or sound"),
         (lambda: [probe(text)], "notes.txt cannot be read as video or sound"),
         (lambda: [probe(io.BytesIO(b"no media"))], "This file cannot be read as video or sound"),

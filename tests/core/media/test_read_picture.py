@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 from torch import Tensor
 
 from ltx2_core.errors import MediaError
@@ -74,6 +74,19 @@ def test_grey_with_a_profile_is_as_bright_as_that_means(tmp_path, kind):
     Image.fromarray(pixels).save(tmp_path / "grey.png", icc_profile=grey_profile(1.0))
     expected = torch.from_numpy(1.055 * values ** (1 / 2.4) - 0.055).float()
     assert (read_picture(tmp_path / "grey.png")[0, 0] - expected[:, None]).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("chunks", [{b"gAMA": struct.pack(">I", 100_000)}, {b"cICP": bytes((1, 8, 0, 1))}])
+def test_a_png_of_linear_light_is_coded_as_srgb(tmp_path, chunks):
+    """As libpng does for a screen of sRGB; by the gamma of video it was up to 11 of 255 too bright."""
+    values = np.linspace(0, 255, 52).round().astype(np.uint8)
+    information = PngImagePlugin.PngInfo()
+    for name, content in chunks.items():
+        information.add(name, content)
+    Image.fromarray(np.repeat(values[None, :, None], 3, axis=2)).save(tmp_path / "light.png", pnginfo=information)
+    light = values / 255
+    expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(read_picture(tmp_path / "light.png")[0, 0].numpy() - expected[:, None]).max() < 0.6 / 255
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tif", "bmp"])

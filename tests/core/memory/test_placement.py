@@ -16,7 +16,15 @@ from ltx2_core.memory import Plain, Room, StageNeed, Store, place, placement
 from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import GIB, Machine, machine_named
 from ltx2_core.memory.partition import Units, Weights
-from ltx2_core.memory.placement import DEVICE, DISK, HOST, KERNEL_WORKSPACE_BYTES, explain_refusal, least_bytes
+from ltx2_core.memory.placement import (
+    DEVICE,
+    DISK,
+    HOST,
+    KERNEL_WORKSPACE_BYTES,
+    explain_refusal,
+    gigabytes,
+    least_bytes,
+)
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import Changes, Slot
 from ltx2_core.pipeline.stage import LatentSize
@@ -203,3 +211,9 @@ def test_a_refusal_names_what_takes_memory_and_nothing_else():
 
     assert "for weights that are always needed" in refusal(10**8)
     assert "always needed" not in refusal(10**7) and "1.0 GB for one block" in refusal(10**7)
+
+
+def test_a_budget_that_is_no_tenth_of_a_gigabyte_is_told_in_megabytes():
+    need = StageNeed("sampling", Weights(Units(0, (10**9,) * 4)), Cost())
+    assert "sampling does not fit 21 MB, even" in explain_refusal(need, Room(SLOW, 21 * 10**6))
+    assert [gigabytes(nbytes) for nbytes in (0, 49e6, 50e6, 1.5e9)] == ["0.0 GB", "49 MB", "0.1 GB", "1.5 GB"]

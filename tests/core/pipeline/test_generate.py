@@ -27,8 +27,10 @@ from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.memory.placement import place
+from ltx2_core.pipeline import encode_text
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
-from ltx2_core.settings import SecondStage
+from ltx2_core.sampling.windows import Segment
+from ltx2_core.settings import AS_PROMPT, Enhancing, SecondStage
 from ltx2_core.text import Contexts
 from ltx2_core.video_vae import Tiling
 
@@ -75,6 +77,36 @@ def test_a_negative_prompt_that_nothing_looks_at_is_told_of(models, caplog):
         caplog.clear()
         ltx2.generate(models, "a red ball", negative, **SMALL | {"video": video, "audio": Guidance()})
         assert ("The negative prompt is not read" in caplog.text) == told, (negative, video)
+
+
+@pytest.mark.parametrize("more", [{"enhance": Enhancing()}, {"length": AS_PROMPT}])
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"width": 32, "height": 32}, "too small"),
+        ({"width": 65}, "multiple of 32"),
+        ({"sigmas": (0.5, 1, 0)}, "must fall"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_prompt_is_written_or_measured(monkeypatch, more, sizes, said):
+    """Both load the text encoder, which takes minutes."""
+    models = ltx2.open_models("miniature")
+    for name in ("with_enhanced_prompt", "with_length"):
+        monkeypatch.setattr(f"ltx2_core.pipeline.generate.{name}", lambda *_: pytest.fail("a network was asked"))
+    small = {name: value for name, value in SMALL.items() if name not in ("frames", "steps")}
+    with pytest.raises(SettingError, match=said):
+        ltx2.generate(models, "a red ball", **small | sizes | more)
+
+
+def test_a_segment_that_nothing_reads_is_told_and_not_encoded(models, monkeypatch, caplog):
+    read, real = [], encode_text.read_features
+    monkeypatch.setattr(
+        encode_text, "read_features", lambda engine, prompts: read.extend(prompts) or real(engine, prompts)
+    )
+    late = [Segment(20 + number, f"ball number {number}") for number in range(50)]
+    ltx2.generate(models, "a red ball", segments=late, cache=False, **SMALL)
+    assert read == ["a red ball"]
+    assert caplog.text.count("is not read") == 1 and "from 20 s on (and 49 others) is not read" in caplog.text
 
 
 def test_a_given_clip_of_which_nothing_stays_is_told_of(models, caplog):

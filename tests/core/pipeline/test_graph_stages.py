@@ -4,8 +4,8 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-import tiny_parts
 import torch
+from tiny_parts import write_upscaler
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
@@ -80,7 +80,7 @@ class Node:
 @pytest.fixture(scope="module")
 def temporal(tmp_path_factory):
     kind = {"spatial_upsample": False, "temporal_upsample": True}
-    return tiny_parts.write_upscaler(tmp_path_factory.mktemp("time"), kind)
+    return write_upscaler(tmp_path_factory.mktemp("time"), kind)
 
 
 @pytest.fixture(autouse=True)

@@ -165,6 +165,16 @@ def test_a_prompt_that_no_window_reads_is_told(starts, unread):
     assert len(script.unread(made, 0.5)) == (starts[-1] == 99)
 
 
+def test_prompts_beyond_the_end_are_told_in_one_sentence():
+    script = Script(tuple((float(start), str(start)) for start in (0, 5, 6, 1.2, 7, 1.4)))
+    said = script.unread(split_windows(97, FPS, 33, 16))
+    assert len(said) == 2 and said[1].startswith("The prompt from 1.2 s on is not read: a window has the one")
+    assert said[0] == (
+        "The prompt from 5 s on (and 2 others) is not read: the clip ends at 4.042 s. Let it begin earlier, or make "
+        "the clip longer."
+    )
+
+
 # Joining
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ltx2_core.checkpoint.files import read_file
 from ltx2_core.cli import main, sentence
+from ltx2_core.cli.arguments import with_rows
 from ltx2_core.cli.syntax import (
     blocks,
     parse_file,
@@ -25,7 +26,7 @@ from ltx2_core.geometry import ClipShape, exact_fps
 from ltx2_core.latents import empty
 from ltx2_core.lora.strengths import parse_blocks
 from ltx2_core.pipeline.encode_text import readable_prompt
-from ltx2_core.sampling import ScheduleSettings
+from ltx2_core.sampling import Guidance, ScheduleSettings
 from ltx2_core.sampling.schedules import check_sigmas, custom
 from ltx2_core.settings import Request, parse_stg_blocks
 
@@ -244,3 +245,22 @@ def test_a_list_of_numbers_is_understood_from_any_keyboard(text):
 
 def test_a_seed_may_have_64_bits():
     assert Request.of("x", seed=2**64 - 1).sampling.seed == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [("0.8:text_scale=2", "0.8:text_scale=4"), ("audio:text_scale=2", "audio:1:text_scale=4")],
+)
+def test_guidance_that_is_said_twice_is_refused(rows):
+    """Of two, the last one counted, and nothing was said."""
+    with pytest.raises(SettingError, match=r"text_scale is said twice up to sigma (0\.8|1), as 2\.0 and as 4\.0"):
+        with_rows(Guidance(), [parse_guidance(row) for row in rows], "audio")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_guidance_of_one_stream_counts_before_that_of_both(turned):
+    rows = ["0.8:text_scale=2,rescale=0.5", "audio:0.8:text_scale=4", "0.8:stg_scale=1", "0.5:text_scale=3"]
+    read = [parse_guidance(row) for row in (rows[::-1] if turned else rows)]
+    video, audio = (with_rows(Guidance(), read, stream) for stream in ("video", "audio"))
+    assert (video.at(0.8).text_scale, audio.at(0.8).text_scale, audio.at(0.5).text_scale) == (2, 4, 3)
+    assert audio.at(0.8).stg_scale == 1 and audio.at(0.8).rescale == 0.5 and audio.at(1) == Guidance()

@@ -63,6 +63,7 @@ def test_a_request_without_settings_is_the_recipe():
     assert whole.sigmas == DEV.sigmas() and whole.sampler == DEV.sampler and whole.negative == DEV.negative
     assert whole.guidance == DEV.guidance and whole.refine == DEV.refine and whole.streams == ("video", "audio")
     assert whole.script == (Segment(0, "a red ball"),) and whole.windows == () and whole.loras == ()
+    assert whole.unread == ()
     assert not whole.second.refine and not whole.held
 
 
@@ -486,3 +487,23 @@ def test_clips_are_named_by_the_first_words_of_their_prompts_and_by_their_seeds(
     words = "a_red_ball_bounces_twice_on_the_left"
     names = [f"set/{words}_seed7", f"set/{words}_2_seed7", "set/clip_seed7"]
     assert [each.name for each in Variations(text, "7", "set/").all()] == names
+
+
+def test_a_prompt_that_no_window_reads_is_not_encoded():
+    """Thousands of them took minutes and gigabytes, and were then said to be unread."""
+    prompts = [Segment(start, text) for start, text in ((99, "late"), (2, "then"), (100, "later"), (101, "then"))]
+    request = Request.of("first", frames=97, segments=prompts, windowing=Windowing(33, 16))
+    whole = request.completed(recipe_for("2.3", 48))
+    assert [each.prompt for each in whole.script] == ["first", "then"] and whole.unread == (99, 100)
+    faded = replace(request, long=replace(request.long, windowing=Windowing(33, 16, transition=1.0)))
+    assert faded.completed(recipe_for("2.3", 48)).script == whole.script
+
+
+@pytest.mark.parametrize("value", [25, "high"])
+def test_an_error_names_the_label_of_the_widget_where_it_has_another_name(value):
+    with pytest.raises(SettingError, match=r"^text CFG \(text_scale\) is "):
+        settings_of(Guidance)["text_scale"].check(value)
+    with pytest.raises(SettingError, match=r"^rescale is "):
+        settings_of(Guidance)["rescale"].check(value)
+    with pytest.raises(SettingError, match=r"^cross-modal CFG \(cross_modal_scale\) is "):
+        Guidance(cross_modal_scale="high")
