@@ -130,9 +130,6 @@ def _sampled(complete: CompleteRequest, engine: Engine, stages: Stages, cache: D
     """The latent of a request, as it is decoded."""
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
-    if (windowing := stages.sample.windowing) is not None:
-        for sentence in script.unread(stages.sample.windows, windowing.transition):
-            _log.warning(sentence)
     conditions = encode_all(complete.request.conditions, complete.shape, complete.streams, engine)
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
     windows = stages.sample.window_cache(engine, complete.request.resume, script.negative)
