@@ -30,7 +30,11 @@ _CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_
 
 def _loose(name: str) -> str:
     """Kohya's trainers write "_" for "."; so we see no difference."""
-    return unwrapped(name).replace("_", ".")
+    return _dotted(unwrapped(name))
+
+
+def _dotted(name: str) -> str:
+    return name.replace("_", ".")
 
 
 def _loosened(rows: Mapping[str, str | None]) -> Keys:
@@ -64,7 +68,7 @@ def _find(name: str, tables: Mapping[str, Keys], prefixes: tuple[str, ...]) -> t
         for component, keys in tables.items():
             if ours := keys.ours(name, ""):
                 return component, ours
-        prefix = next((each for each in map(_loose, prefixes) if name.startswith(each)), None)
+        prefix = next((each for each in map(_dotted, prefixes) if name.startswith(each)), None)
         if prefix is None:
             return None
         name = name.removeprefix(prefix)
