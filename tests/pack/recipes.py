@@ -88,7 +88,9 @@ part("nodes.engine").HostEngine.fit = lambda self, stage: stage
 graph.DecodeVideo.warning = lambda *rest: ""
 refine.Refine.tiles = part("ltx2_core.sampling").Tiles((1, 1, 1))
 refine.Refine.describe = lambda stage, result: []
-graph.script_of = lambda *rest: SimpleNamespace(negative=None, all_contexts=[], check_batch=lambda latent: None)
+graph.script_of = lambda *rest: SimpleNamespace(
+    negative=None, all_contexts=[], check_batch=lambda latent: None, unread=lambda windows, transition: []
+)
 sample.Sample.window_cache = lambda *rest: None
 
 
