@@ -18,7 +18,7 @@ CUBLAS, ONEDNN = "cuBLASLt", "oneDNN"
 LEAST_WEIGHT = 2**18
 MANY_ROWS = {torch.float32: 128, torch.bfloat16: 64}
 FEW_ROWS = {torch.float32: 16}
-AMX_ROWS = 4096  # from so many on, AMX gains more by a weight in the order of its tiles than that takes
+AMX_ROWS = 2048  # from so many on, AMX gains more by a weight in the order of its tiles than that takes
 
 _gelu_ = torch.ops.aten.gelu_.default
 
