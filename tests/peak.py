@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,15 +31,15 @@ class Peak(TorchDispatchMode):
         result = operation(*args, **kwargs)
         for each in tensors_in(result):
             if not each.is_meta and _storage(each) not in given | self._known:
-                self._count(each.untyped_storage())
+                self._count(each)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+    def _count(self, tensor: Tensor) -> None:
+        key, size = _storage(tensor), tensor.nbytes if tensor.is_mkldnn else tensor.untyped_storage().nbytes()
         self._known.add(key)
         self.live += size
         self.bytes = max(self.bytes, self.live)
-        weakref.finalize(storage, self._forget, key, size)
+        weakref.finalize(tensor if tensor.is_mkldnn else tensor.untyped_storage(), self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -73,4 +72,5 @@ def _kilobytes(process: Path, name: str) -> int:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    """What tells a storage from others; a tensor in an order of oneDNN's own has none, and is told by itself."""
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from agreement import relative_error
+from peak import Peak
 
 from ltx2_core.layers import Linear, apply_gelu
 from ltx2_core.layers.kernels import LINEAR, LINEAR_FEW, LINEAR_GELU, Operation, linear
@@ -77,6 +78,15 @@ def test_products_of_many_rows_with_a_weight_in_the_order_of_amx(monkeypatch, op
         multiply(x[:, :63], weight, each)
         multiply(x.float(), weight.float(), None if each is None else each.float())
     assert [each is weight for each in ordered] == [True, True], "for many rows, and in bfloat16"
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here")
+def test_a_weight_in_another_order_counts_where_memory_is_measured(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    x, weight = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((linear.AMX_ROWS, 32), (64, 32)))
+    with Peak() as peak:
+        result = kernel_of(LINEAR, linear.ONEDNN).load()(x, weight, None)
+    assert (peak.bytes, peak.live) == (result.nbytes + weight.nbytes, result.nbytes)
 
 
 @pytest.mark.parametrize("has_amx", [True, False])
