@@ -8,18 +8,31 @@ from torch import Tensor, nn
 
 from .autograd import needs_grad
 
+AT_ONCE = 2**17  # numbers for each thread of a CPU, whose copy in float32 stays in the caches near a core
+
 
 def rms_norm(x: Tensor, eps: float = 1e-6, weight: Tensor | None = None) -> Tensor:
     """Return x / sqrt(mean(x^2) + eps) over the last axis, times ``weight`` for each channel if there is one."""
     if not x.is_cpu:  # on a CPU torch needs several steps, with a copy of x for each
         return F.rms_norm(x, x.shape[-1:], weight, eps)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     if needs_grad(x):
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         normal = (x * (norm.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype)
-    else:  # the same in place: small clips are busy making tensors
-        square = norm.square_().div_(_number(x.shape[-1]))
-        normal = x * square.add_(_number(eps)).rsqrt_() if x.dtype == square.dtype else _divide(x, square, eps)
+    elif x.numel() <= AT_ONCE:
+        normal = _normalize(x, eps).to(x.dtype)
+    else:
+        normal = torch.empty(x.shape, dtype=x.dtype)
+        rows = max(1, AT_ONCE * torch.get_num_threads() // x.shape[-1])
+        for piece, out in zip(*(each.flatten(0, -2).split(rows) for each in (x, normal))):
+            _normalize(piece, eps, out)
     return normal if weight is None else normal.mul_(weight)
+
+
+def _normalize(x: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
+    """Return ``rms_norm`` of x (..., D) in float32, or write it into ``out``; small clips are busy making tensors."""
+    exact = x.float()
+    square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_().div_(_number(x.shape[-1]))
+    return torch.mul(exact, square.add_(_number(eps)).rsqrt_(), out=out)
 
 
 @lru_cache(maxsize=64)
@@ -27,15 +40,6 @@ def _number(value: float) -> Tensor:
     """``value`` in float32 on the CPU, where torch makes a tensor of a plain number, and casts it, at every call."""
     with torch.inference_mode(False):  # since it outlives a run
         return torch.tensor(value, dtype=torch.float32, device="cpu")
-
-
-def _divide(x: Tensor, square: Tensor, eps: float) -> Tensor:
-    """Return x (..., D) in fewer bits / sqrt(square + eps), ``square`` (..., 1) in float32.
-
-    A batch norm whose channels are the tokens does that in one go, without a copy of x in float32.
-    """
-    variance = square.flatten()
-    return F.batch_norm(x.flatten(0, -2)[None], torch.zeros_like(variance), variance, eps=eps).view_as(x)
 
 
 class RMSNorm(nn.Module):

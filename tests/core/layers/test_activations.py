@@ -7,7 +7,7 @@ from agreement import relative_error
 from official import PERTURBATIONS, audio_positions, tiny_section, video_positions
 from peak import Peak
 
-from ltx2_core.layers import Attention, FeedForward, Rope, Visibility, rms_norm
+from ltx2_core.layers import Attention, FeedForward, Rope, Visibility, norms, rms_norm
 from ltx2_core.layers.kernels import SUM_NORM
 from ltx2_core.layers.norms import RMSNorm
 from ltx2_core.memory import Store
@@ -199,6 +199,18 @@ def test_rms_norm_is_that_of_torch(dtype):
 def test_norms_add_a_millionth_where_nothing_else_is_said():
     """As connectors and the diffusion decoder need it; in inputs of usual size it hardly shows."""
     assert rms_norm(torch.full((2, 4), 1e-3)).tolist() == [[pytest.approx(0.5**0.5)] * 4] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_in_pieces_has_the_same_bits(monkeypatch, dtype):
+    """Of what lies in one piece or not, with a last piece that is smaller, and of rows larger than a piece."""
+    x = torch.randn(2, 37, 96, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        whole = [rms_norm(each, 1e-6, torch.full((96,), 0.5, dtype=dtype)) for each in (x, x[:, ::2])]
+        for numbers in (5 * 96, 10):
+            monkeypatch.setattr(norms, "AT_ONCE", numbers)
+            for each, expected in zip((x, x[:, ::2]), whole):
+                assert torch.equal(rms_norm(each, 1e-6, torch.full((96,), 0.5, dtype=dtype)), expected)
     attention = Attention(8, 2, 4)
     assert RMSNorm(4).eps == attention.q_norm.eps == attention.k_norm.eps == 1e-6
 
