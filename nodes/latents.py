@@ -54,10 +54,8 @@ class EmptyLatent(Node):
         film = None if video is None else video_source(None, video)
         asked = follow_given(asked, None if audio is None else audio_source(audio), film)
         shown = film if picture is None else video_source(picture, None)
-        seen = None if shown is None else shown.size()
-        if model is not None:
-            asked = asked.automatic(seen is not None)
-        clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
+        recipe = None if model is None else recipe_of(model.models, hq)
+        clip, remarks = asked.fitting(recipe, None if shown is None else shown.size())
         cls.show("; ".join([clip.describe(), *remarks]))
         latent = latent_of(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(to_host_latent(latent), clip.frames, float(clip.fps))

@@ -30,9 +30,7 @@ from .node import Node
 from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
-INSIDE, NONE, AS_MODEL = "in the checkpoint", "none", "as the model"
-AUTO_PART = "auto"
-AS_NAMED = "as the file says"
+INSIDE, NONE, AUTO, AS_MODEL, AS_NAMED = "in the checkpoint", "none", "auto", "as the model", "as the file says"
 KINDS = {AS_NAMED: None, "dev": False, "distilled": True}
 
 # By these, folders as Hugging Face's libraries write them are known: those of diffusers, and Gemma's.
@@ -66,7 +64,7 @@ class LoadModel(Node):
         choice("text_projection", lambda *of: [INSIDE, *host.model_files(*of)], *FOLDERS["text_projection"], **FOLDED),
         choice("precision", lambda: [*PRECISIONS, *CASTS], **FOLDED),
         choice("kind", lambda: [*KINDS], **FOLDED),
-        choice("duration_head", lambda *of: [AUTO_PART, NONE, *host.model_files(*of)], PATCHES, **FOLDED),
+        choice("duration_head", lambda *of: [AUTO, NONE, *host.model_files(*of)], PATCHES, **FOLDED),
         widgets(Resources, "attention", "fold_loras", "devices", "torch_compile", "cuda_graphs", devices=""),
     ]
     outputs = {"model": ModelType}
@@ -157,10 +155,10 @@ def _opened(paths: list[Path], choices: tuple[Hashable, ...], make: Callable[[],
 def _files(checkpoint: str, others: dict[str, Any]) -> dict[str, Any]:
     """Return the chosen files, as ``open_models`` takes them; ``others`` are values of the other widgets."""
     main = BUILT_IN_MODEL if checkpoint == BUILT_IN else host.model_path(checkpoint, DIFFUSERS, *CHECKPOINTS)
-    named = {part: name for part in FOLDERS if (name := others.get(part, AUTO_PART)) not in (INSIDE, AUTO_PART, NONE)}
+    named = {part: name for part in FOLDERS if (name := others.get(part, AUTO)) not in (INSIDE, AUTO, NONE)}
     own = {part: host.model_file(name, *FOLDERS[part]) for part, name in named.items()}
     inside = [own.pop(part) for part in ("text_projection", "duration_head") if part in own]
-    kinds = [kind for kind in PARTS if kind != PATCHES or others.get("duration_head", AUTO_PART) == AUTO_PART]
+    kinds = [kind for kind in PARTS if kind != PATCHES or others.get("duration_head", AUTO) == AUTO]
     beside = [path for kind in kinds for path in paths_found(host.model_files(kind), host.model_file, kind)]
     chosen = [main, *inside]
     return {"checkpoint": [*chosen, *_parts_of((*chosen, *own.values()), tuple(beside))], **own}

@@ -20,9 +20,7 @@ from .inputs import choice, sockets, widgets
 from .node import Node
 from .values import ModelType
 
-BUILT_IN = "built-in: "
-NONE = "none"
-DISTILLED = "distilled LoRA of the model"
+BUILT_IN, NONE, DISTILLED = "built-in: ", "none", "distilled LoRA of the model"
 ROWS = 10  # of the stack; js/stack.js shows as many as are used, and one more
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import Input, InputImpl, Types, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.conditions import Condition
+from ..ltx2_core.conditioning.conditions import Condition, InitClip
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sockets import NOT_ONE, check_pictures
 from ..ltx2_core.conditioning.sources import AudioSource, VideoSource, samples_of
@@ -51,6 +51,11 @@ def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> 
     if isinstance(video, InputImpl.VideoFromFile):
         images = widened(images, probe(video.get_stream_source()).size)
     return VideoSource(images, fps=Fraction(parts.frame_rate))
+
+
+def clip_of(video: Video) -> InitClip:
+    """Return a VIDEO as a clip that there is: its pictures, and its sound if it has one."""
+    return InitClip(video_source(None, video), audio_of_video(video))
 
 
 def audio_of_video(video: Video) -> AudioSource | None:

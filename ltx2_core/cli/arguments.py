@@ -149,7 +149,7 @@ def decoding_of(options: argparse.Namespace, models: Models, command: Command) -
     """
     if options.blend:
         raise SettingError(
-            "A latent that was kept does not know its reference: leave --blend out, or make the clip anew."
+            "A latent that was kept does not know what it was made of: leave --blend out, or make the clip anew."
         )
     own = {flag[2:] for owner in (Tiling, Denoising, Resources) for flag in command.settings[owner].values()}
     counts = own | _OF_LATENTS | ({"fps"} if options.take.fps is None else set())

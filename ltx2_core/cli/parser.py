@@ -309,8 +309,8 @@ def _references(group: Group) -> None:
               "attention=..,downscale=..,temporal_scale=..,width=..,height=..,frames=.. (default: size and length of "
               "the clip, and scales as the LoRAs say)")  # fmt: skip
     group.add("--blend", action="store_true",
-              help="show the reference as it is wherever no part of it was made anew, and let both pass over into "
-              "each other softly; for --reference-fill and outpaint")  # fmt: skip
+              help="show and play what --source gives, or show the reference with --reference-fill and outpaint, as "
+              "it is wherever no part of it was made anew, and let both pass over into each other softly")  # fmt: skip
     group.add_settings(Blending, prefix="blend_")
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip

@@ -1,6 +1,6 @@
-"""A finished clip and the reference of which it kept a part, without seams (``README.md``, "References")."""
+"""A finished clip and what it was made of, the parts that it kept as they were (``README.md``, "References")."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated
@@ -13,7 +13,10 @@ from torch import Tensor
 from ..errors import SettingError
 from ..errors.stopping import check_stop
 from ..fields import Checked, Whole
-from .conditions import Condition, ReferenceVideo
+from ..geometry import TIME_SCALE, ClipShape
+from ..media import change_rate
+from .conditions import Condition, InitClip, ReferenceVideo
+from .kept import remade
 from .values import FRAMES, PIXELS, check_values
 
 LEVELS = 7  # of the pyramid, as far as the picture is large enough
@@ -34,32 +37,28 @@ class Blending(Checked):
         "softly. More where a shade or a rim is left; 2 to 6 are usual.",
     ] = 5
 
-    def frames(self, chunks: Iterable[Tensor], conditions: Iterable[Condition], fps: Fraction) -> Iterator[Tensor]:
-        """Yield frames that show the clip where it was made anew, and the reference everywhere else.
+    def frames(self, chunks: Iterable[Tensor], conditions: Iterable[Condition], shape: ClipShape) -> Iterator[Tensor]:
+        """Yield frames that show the clip where it was made anew, and everywhere else what it was made of.
 
         Args:
-            chunks: consecutive frames (F, H, W, 3) of the clip, in 0..1.
-            conditions: what it was made with; the first reference of which a part was made anew counts.
-            fps: frames per second of the clip.
+            chunks: consecutive frames (F, H, W, 3) of the clip, in 0..1, of any size.
+            conditions: what it was made with; the first reference of which a part was made anew counts, else the clip
+                that was changed or continued.
+            shape: of the clip.
 
         Yields:
-            (F, H, W, 3) in 0..1; where the reference has ended, the frames as they come.
+            (F, H, W, 3) in 0..1; where the other one has ended, the frames as they come.
 
         Raises:
-            SettingError: there is no such reference, or frames are no pictures.
+            SettingError: there is neither, or frames are no pictures.
         """
-        reference = self.reference(conditions)
-        kept, number, count = None, 0, reference.video.count(fps)
-        if reference.fill is not None and len(reference.fill) > 1:
-            count = min(count, len(reference.fill))
+        original, number = _original(conditions, shape), 0
         for chunk in (part for each in chunks for part in each.split(AT_ONCE)):
             check_stop()
             check_values("The clip to blend", chunk, PIXELS, FRAMES)
-            if kept is None:
-                kept = _Kept(reference, fps, count, chunk.shape[2], chunk.shape[1])
-            shown = max(0, min(len(chunk), count - number))
+            shown = max(0, min(len(chunk), original.count - number))
             if shown:
-                pixels, mask = kept.take(number, shown)
+                pixels, mask = original.take(number, shown, chunk.shape[2], chunk.shape[1])
                 pixels, mask = pixels.to(chunk), mask.to(chunk)
                 pixels = torch.lerp(pixels, chunk[:shown], mask[..., None])  # so that neither grey nor green is left
                 blended = blend(chunk[:shown], pixels, widen(mask, self.radius))
@@ -68,14 +67,37 @@ class Blending(Checked):
             yield chunk
 
     @staticmethod
-    def reference(conditions: Iterable[Condition]) -> ReferenceVideo:
-        """Return the first reference of which a part is made anew. Raises SettingError if there is none."""
-        for each in conditions:
-            if isinstance(each, ReferenceVideo) and each.remakes:
-                return each
-        raise SettingError(
-            "There is nothing to blend: give a reference video with fill or outpaint, of which a part is made anew."
+    def sound(waveform: Tensor, rate: int, conditions: Iterable[Condition], shape: ClipShape) -> tuple[Tensor, int]:
+        """Return a sound that is the clip's where that was made anew, and everywhere else what it was made of.
+
+        Args:
+            waveform: of the clip (1 or 2, N).
+            rate: its sample rate, Hz.
+            conditions: what it was made with; the clip that was changed or continued counts, if it has a sound.
+            shape: of the clip.
+
+        Returns:
+            A waveform (1 or 2, N) and its sample rate, the higher one of both.
+        """
+        given = tuple(conditions)
+        before = next((each.audio for each in given if isinstance(each, InitClip) and each.audio is not None), None)
+        mask = None if before is None else remade(given, shape).audio
+        if before is None or mask is None or mask.min() == 1:
+            return waveform, rate
+        highest = max(rate, before.sample_rate)
+        made, kept = (
+            change_rate(waveform, rate, highest),
+            change_rate(before.lasting(shape), before.sample_rate, highest),
         )
+        made, kept = (each.expand(max(len(made), len(kept)), -1) for each in (made, kept))
+        length = min(made.shape[-1], kept.shape[-1])
+        weights = F.interpolate(mask[:, 0, None, :, 0], length, mode="linear", align_corners=False)[0, 0]
+        return torch.lerp(kept[:, :length], made[:, :length], weights), highest
+
+    @staticmethod
+    def check(conditions: Iterable[Condition], shape: ClipShape) -> None:
+        """Raise SettingError unless a clip of ``shape`` keeps a part of what it is made with."""
+        _original(conditions, shape)
 
 
 def grown(conditions: Iterable[Condition], scale: Fraction) -> Iterator[Condition]:
@@ -84,21 +106,67 @@ def grown(conditions: Iterable[Condition], scale: Fraction) -> Iterator[Conditio
         yield replace(each, grow=round(each.grow * scale)) if isinstance(each, ReferenceVideo) else each
 
 
-class _Kept:
-    """The frames of a reference and where it was made anew, handed out in the pieces that are asked for."""
+class _Original:
+    """What a clip keeps a part of: its frames, and where they are made anew, in the pieces that are asked for.
 
-    def __init__(self, reference: ReferenceVideo, fps: Fraction, count: int, width: int, height: int):
-        pixels, self._mask = reference.shown(fps, count, width, height)
-        self._chunks, self._rest = iter(pixels), torch.empty(1, 3, 0, height, width)
+    ``opened`` returns for a width and a height frames (1, 3, F, H, W) in -1..1, and a mask (1 or F, h, w) in 0..1 of
+    any size; the first ``count`` of them count.
+    """
 
-    def take(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+    def __init__(self, count: int, opened: Callable[[int, int], tuple[Iterator[Tensor], Tensor | None]]):
+        self.count, self._opened = count, opened
+        self._chunks: Iterator[Tensor] | None = None
+
+    def take(self, first: int, count: int, width: int, height: int) -> tuple[Tensor, Tensor]:
         """Return the next frames (F, H, W, 3) in 0..1, and their mask (F, H, W)."""
+        if self._chunks is None:
+            (self._chunks, self._mask), self._rest = self._opened(width, height), torch.empty(1, 3, 0, height, width)
         while self._rest.shape[2] < count:
             self._rest = torch.cat((self._rest, next(self._chunks).float()), dim=2)
         taken, self._rest = self._rest.split((count, self._rest.shape[2] - count), dim=2)
         assert self._mask is not None
         mask = self._mask if len(self._mask) == 1 else self._mask[first : first + count]
+        mask = F.interpolate(mask[:, None], (height, width))[:, 0]
         return rearrange(taken[0] / 2 + 0.5, "c f h w -> f h w c"), mask.expand(count, -1, -1)
+
+
+def _original(conditions: Iterable[Condition], shape: ClipShape) -> _Original:
+    """Find what a clip keeps a part of: a reference, else the clip that it begins as. SettingError without any."""
+    given = tuple(conditions)
+    for each in given:
+        if isinstance(each, ReferenceVideo) and each.remakes:
+            return _of_reference(each, shape.fps)
+    for each in given:
+        if isinstance(each, InitClip):
+            return _of_clip(each, given, shape)
+    raise SettingError(
+        "There is nothing to blend: give the clip that is changed or continued, or a reference video with fill or "
+        "outpaint, of which a part is made anew."
+    )
+
+
+def _of_reference(reference: ReferenceVideo, fps: Fraction) -> _Original:
+    count = reference.video.count(fps)
+    if reference.fill is not None and len(reference.fill) > 1:
+        count = min(count, len(reference.fill))
+    return _Original(count, lambda width, height: reference.shown(fps, count, width, height))
+
+
+def _of_clip(clip: InitClip, given: Iterable[Condition], shape: ClipShape) -> _Original:
+    """A clip that is changed or continued, which passes over into what is new in ``TIME_SCALE`` frames."""
+    cells = remade(given, shape).video
+    assert cells is not None
+    if cells.min() == 1:
+        raise SettingError(
+            "There is nothing to blend: all of the clip is made anew. Say which part of it is, with a retake or a "
+            "mask, or do not blend."
+        )
+    count, cells = clip.frames_in(shape), cells[0, 0]
+    mask = torch.cat((cells[:1], cells[1:].repeat_interleave(TIME_SCALE, dim=0)))
+    for _ in range(TIME_SCALE):
+        near = F.max_pool3d(mask[None], (3, 1, 1), stride=1, padding=(1, 0, 0))[0]
+        mask = torch.maximum(mask, near - 1 / (TIME_SCALE + 1))
+    return _Original(count, lambda width, height: (clip.video.fitted(shape.fps, count, width, height), mask))
 
 
 def widen(mask: Tensor, radius: int) -> Tensor:

@@ -1,12 +1,18 @@
 """What a finished clip carries as it was given, one sound or one video; and what it does not show of what was given."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import torch
+from torch import Tensor
+
+from .. import latents
 from ..errors import SettingError
-from ..geometry import ClipShape
-from .conditions import Change, Condition, InitClip, KeepAudio, KeepVideo
+from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, SPACE_SCALE, VIDEO_CHANNELS, ClipShape, latent_frames
+from ..latents import STREAMS, AVLatent
+from .conditions import Change, Condition, InitClip, KeepAudio, KeepVideo, encode_conditions
 from .pictures import Picture
 from .sources import AudioSource, VideoSource
+from .state import apply_conditions
 
 
 def kept_audio(conditions: Iterable[Condition]) -> AudioSource | None:
@@ -46,3 +52,45 @@ def is_replaced(conditions: Iterable[Condition], shape: ClipShape) -> bool:
     given = tuple(conditions)
     begins = any(isinstance(each, InitClip) and each.frames_in(shape) == shape.frames for each in given)
     return begins and not any(isinstance(each, Change) for each in given)
+
+
+def remade(conditions: Iterable[Condition], shape: ClipShape) -> AVLatent:
+    """Return how much is made anew of a clip of ``shape`` that begins as another one; nothing is encoded.
+
+    Args:
+        conditions: that other clip, and what is made anew of it; others do not count, but a picture that takes the
+            place of the first frame.
+        shape: of the clip.
+
+    Returns:
+        (1, 1, F, H, W) and (1, 1, T, M) in 0..1, cells of its latents: 1 where all is new.
+
+    Raises:
+        SettingError: for a range outside the clip, or a mask of another length.
+    """
+    given = tuple(conditions)
+    counted = [each for each in given if isinstance(each, InitClip | Change)]
+    state = apply_conditions(latents.empty(shape), shape.fps, encode_conditions(counted, shape, STREAMS, _Sizes()))
+    masks = state.map(lambda each: each.unpacked(each.mask.expand_as(each.latent))[:, :1].clone())
+    assert masks.video is not None
+    for each in given:
+        if isinstance(each, Picture) and not each.append and each.place(shape.frames) == 0:
+            masks.video[:, :, : latent_frames(each.shown(shape.frames))] = 1
+    return masks
+
+
+class _Sizes:
+    """Encoders that make nothing of the right size."""
+
+    crf = 0
+
+    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
+        """Return an empty latent; no frame is read."""
+        frames, height, width = shape
+        size = latent_frames(frames), height // SPACE_SCALE, width // SPACE_SCALE
+        return torch.zeros(1, VIDEO_CHANNELS, *size)
+
+    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
+        """Return an empty latent of so many."""
+        assert latents is not None
+        return torch.zeros(1, AUDIO_CHANNELS, latents, AUDIO_BINS)

@@ -2,7 +2,7 @@
 
 from .compress import compress
 from .local import open_local
-from .mix import mix_down
+from .mix import change_rate, mix_down
 from .notes import read_tags
 from .picture import is_moving, read_picture
 from .read import MediaInfo, probe, read_audio, read_video, widened
@@ -10,6 +10,7 @@ from .write import check_target, even_frames, write_audio, write_clip, write_fra
 
 __all__ = [
     "MediaInfo",
+    "change_rate",
     "check_target",
     "compress",
     "even_frames",

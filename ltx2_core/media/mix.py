@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MediaError
@@ -41,6 +42,15 @@ def mix_down(waveform: Tensor, layout: str | None = None) -> Tensor:
     if len(waveform) <= 2:
         return waveform
     return _weights(layout_of(len(waveform), layout)).to(waveform) @ waveform
+
+
+def change_rate(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
+    """Return a waveform (1 or 2, N) at another sample rate, as long as before."""
+    if rate == new_rate:
+        return waveform
+    layout, wanted = ("mono", "stereo")[len(waveform) - 1], round(waveform.shape[-1] * new_rate / rate)
+    made = torch.from_numpy(resampled(waveform.float().numpy(), layout, layout, rate, new_rate))
+    return F.pad(made, (0, max(0, wanted - made.shape[-1])))[:, :wanted]
 
 
 @cache

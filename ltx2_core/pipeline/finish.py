@@ -1,6 +1,6 @@
 """The end of a clip: its latent becomes sound, at once, and frames, as they are asked for."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..checkpoint import Models
 from ..checkpoint.belonging import check_latent
+from ..conditioning.blend import Blending
+from ..conditioning.conditions import Condition
 from ..conditioning.kept import kept_audio, kept_video
 from ..conditioning.light import Grading
 from ..conditioning.sources import AudioSource, VideoSource
@@ -85,7 +87,8 @@ class Finish:
         seams: the size of the latent, and where its tiles meet, if it was refined in tiles.
         every_second: whether every second frame is left out.
         grading: of HDR.
-        blend: what the frames go through in the end; None for nothing.
+        blend: how frames and sound pass over into what was kept; None shows them as they were made.
+        blended: what the clip was made with, for that.
         shown: width and height of what is kept of them, from the left and upper edge; None for all.
     """
 
@@ -97,7 +100,8 @@ class Finish:
     seams: SeamLines | None = None
     every_second: bool = False
     grading: Grading | None = None
-    blend: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None
+    blend: Blending | None = None
+    blended: tuple[Condition, ...] = ()
     shown: tuple[int, int] | None = None
 
     def run(
@@ -117,15 +121,16 @@ class Finish:
             return self.sound.lasting(self.shape), self.sound.sample_rate
         if latent is None or self.decode_audio is None:
             return None, None
-        waveform, rate = self.decode_audio.run(engine, latent, self.shape)
-        return changeable(waveform[0]), rate
+        decoded, rate = self.decode_audio.run(engine, latent, self.shape)
+        waveform = changeable(decoded[0])
+        return (waveform, rate) if self.blend is None else self.blend.sound(waveform, rate, self.blended, self.shape)
 
     @clean_inference()
     def _frames(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
         """Yield chunks of frames (F, H, W, 3), each made when it is asked for."""
         frames = self._shown(engine, latent)
         frames = every_second(frames) if self.every_second else frames
-        frames = frames if self.blend is None else self.blend(frames)
+        frames = frames if self.blend is None else self.blend.frames(frames, self.blended, self.shape)
         width, height = self.shown or (None, None)
         yield from (changeable(chunk[:, :height, :width]) for chunk in frames)
 

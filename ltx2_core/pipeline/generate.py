@@ -5,7 +5,6 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 
 import logging
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any
 
 from ..checkpoint import Models
@@ -224,7 +223,7 @@ def next_engine(
 
 
 def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
-    seams, blend, fps = None, request.request.blend, request.made.fps
+    seams = None
     if stages.refine is not None and not stages.rounds and "video" in request.streams:
         size = request.final.video_latent
         seams = size, engine.fit(stages.refine).tiles.seams(size)
@@ -236,7 +235,8 @@ def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
         kept_video(request.refine_conditions),
         seams,
         request.request.high_quality,
-        blend=None if blend is None else partial(blend.frames, conditions=request.blended_conditions, fps=fps),
+        blend=request.request.blend,
+        blended=request.blended_conditions,
         shown=request.shown,
     )
 

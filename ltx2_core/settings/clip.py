@@ -315,6 +315,14 @@ class ClipSettings(Checked):
             raise SettingError(f"length is {AS_GIVEN}, but there is neither: connect one, or choose another length.")
         return _known("length", recipe).frames if self.length == AS_MODEL else self.frames
 
+    def fitting(self, recipe: Recipe | None, picture: tuple[int, int] | None) -> tuple[ClipShape, list[str]]:
+        """Return the nearest clip that LTX-2 can make, as ``automatic`` where a model is known, and what was changed.
+
+        Arguments and errors as of ``sized``.
+        """
+        asked = self if recipe is None else self.automatic(picture is not None)
+        return asked.sized(recipe, picture).nearest()
+
     def nearest(self) -> tuple[ClipShape, list[str]]:
         """Return the nearest clip that LTX-2 can make, and what had to be changed for it; every size must be set."""
         assert self.width is not None and self.height is not None and self.frames is not None

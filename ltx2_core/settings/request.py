@@ -67,7 +67,8 @@ class Request:
         enhancer: file of that model; None takes the text encoder.
         encoded: file of the prompt as the official code encoded it; ``prompt`` is only its name then, "" that of the
             file.
-        blend: shows the reference as it is wherever no part of it was made anew; None shows what was made.
+        blend: shows and plays what the clip is made of as it is wherever no part of it was made anew: a reference
+            video, or a clip that is changed or continued. None takes all as it was made.
         hdr: space of a clip of HDR; None makes an ordinary one.
         high_quality: shows each frame of a reference twice.
     """
@@ -164,7 +165,6 @@ class Request:
         second, long = self.second or SecondStage(refine=False), self.long
         recipe = recipe.editing(edits(self.conditions))
         second.check_detailing()
-        self._check_blending()
         self.sampling.check_motion_speed(long is not None or second.rounds > 0)
         segments = () if long is None else long.segments
         if second.refine and segments:
@@ -172,6 +172,7 @@ class Request:
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
             )
         shape = self._first_made(second, recipe)
+        self._check_blending(shape)
         prompt = self.prompt if self.prompt or self.encoded is None else self.encoded.name
         windows = () if long is None else tuple(long.windowing.windows(shape.frames, shape.fps))
         script, unread = _as_read((Segment(0, prompt), *segments), windows, long)
@@ -196,12 +197,12 @@ class Request:
             unread=unread,
         )
 
-    def _check_blending(self) -> None:
-        """Raise SettingError where there is no reference to blend with, or only numbers of light."""
+    def _check_blending(self, shape: ClipShape) -> None:
+        """Raise SettingError where the clip keeps nothing to blend with, or only numbers of light."""
         if self.blend is not None:
-            self.blend.reference(self.conditions)
+            self.blend.check(self.conditions, shape)
             if self.hdr is not None:
-                raise SettingError("A reference is blended with ordinary frames: make no HDR, or do not blend.")
+                raise SettingError("Only ordinary frames are blended: make no HDR, or do not blend.")
 
     def _ready(self) -> "Request | None":
         """The same with what HDR, rounds or high quality ask for; None if it is there."""

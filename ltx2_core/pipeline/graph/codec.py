@@ -3,19 +3,22 @@
 An AUDIO is a mapping of ``waveform`` (B, C, N) and ``sample_rate``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...conditioning.begin import extended
-from ...conditioning.conditions import InitClip
+from ...conditioning.blend import Blending
+from ...conditioning.compare import Comparison, rate_of
+from ...conditioning.conditions import Condition, InitClip
 from ...conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
 from ...errors import SettingError
 from ...fields import settings_from
-from ...geometry import TIME_SCALE, ClipShape, nearest_frames
+from ...geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
 from ...latents import AVLatent
 from ...text.prompts import MADE_BY
 from ...video_vae import Denoising, Tiling
@@ -24,7 +27,7 @@ from ..decode_video import DecodeVideo
 from ..encode_conditions import EngineEncoders
 from ..engine import Engine
 from ..grade import prepare_encoding
-from .latents import GraphLatent, Latent, latent_of
+from .latents import DEFAULT_FPS, GraphLatent, Latent, latent_of
 
 Audio = dict[str, Any]
 
@@ -136,3 +139,35 @@ def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Au
     engine.events.report_findings(sources[0].findings(latent.shape))  # they are equally long
     waveform = torch.stack([source.lasting(latent.shape) for source in sources]).repeat(clips // len(sources), 1, 1)
     return {"waveform": waveform, "sample_rate": sources[0].sample_rate}
+
+
+def compare_clips(how: Comparison, first: InitClip, second: InitClip) -> tuple[Tensor, Audio | None, Fraction]:
+    """Return the frames (F, H, W, 3) of two clips as one, the sound that is heard, and the frame rate of the first."""
+    fps, heard = rate_of(first.video) or DEFAULT_FPS, how.heard(first.audio, second.audio)
+    audio = None if heard is None else {"waveform": heard.waveform[None], "sample_rate": heard.sample_rate}
+    return torch.cat([*how.frames(first.video, second.video, fps)]), audio, fps
+
+
+def blend_clip(
+    how: Blending, given: Iterable[Condition], images: Tensor, audio: Audio | None, fps: float
+) -> tuple[Tensor, Audio | None]:
+    """Return the frames and the sound of a clip with what it kept of what it was made of.
+
+    Args:
+        how: how both pass over into each other.
+        given: what the clip was made with, the clip that was changed or continued among them.
+        images: frames (F, H, W, 3) in 0..1.
+        audio: their sound, if there is one.
+        fps: frames per second.
+
+    Raises:
+        SettingError: it kept nothing, or the sound is of several clips.
+    """
+    given, (count, height, width) = tuple(given), images.shape[:3]
+    shape = ClipShape(nearest_size(width), nearest_size(height), nearest_frames(count), exact_fps(fps))
+    frames = torch.cat([*how.frames([images[..., :3]], given, shape)])
+    if audio is None:
+        return frames, None
+    heard = audio_source(audio)
+    waveform, rate = how.sound(heard.waveform, heard.sample_rate, given, shape)
+    return frames, {"waveform": waveform[None], "sample_rate": rate}

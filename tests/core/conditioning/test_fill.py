@@ -20,6 +20,8 @@ from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 
+SHAPE = ClipShape(96, 64, len(FRAMES), FPS)
+
 
 def test_what_is_filled_is_that_of_the_official_nodes():
     """Numbers of ComfyUI-LTXVideo's LTXVDilateVideoMask and LTXVInpaintPreprocess; their inputs are drawn here."""
@@ -111,15 +113,15 @@ def test_a_blended_clip_is_the_reference_far_from_what_was_made_anew():
     fill[:, :, :16] = 1
     given = [Picture(FRAMES[:1]), ReferenceVideo(VideoSource(FRAMES[:9]), fill=fill)]
     whole, pieces = (
-        torch.cat([*Blending(0).frames(chunks, given, FPS)]) for chunks in ([made], made.split((7, 1, 25)))
+        torch.cat([*Blending(0).frames(chunks, given, SHAPE)]) for chunks in ([made], made.split((7, 1, 25)))
     )
     assert torch.equal(whole, pieces) and torch.equal(whole[9:], made[9:])
     assert (whole[:9, :, 64:].mean() - FRAMES[:9, :, 64:].mean()).abs() < 2e-3
     assert (whole[:9, :, :8].mean() - made[:9, :, :8].mean()).abs() < 0.02
     assert_close(whole[:9, 8:-8, -16:], FRAMES[:9, 8:-8, -16:], atol=0.05, rtol=0)
     large = torch.zeros(9, 128, 192, 3)
-    assert torch.cat([*Blending(2).frames([large], grown(given, Fraction(2)), FPS)]).shape == large.shape
+    assert torch.cat([*Blending(2).frames([large], grown(given, Fraction(2)), SHAPE)]).shape == large.shape
     with pytest.raises(SettingError, match="nothing to blend"):
-        list(Blending().frames([made], [ReferenceVideo(VideoSource(FRAMES))], FPS))
+        list(Blending().frames([made], [ReferenceVideo(VideoSource(FRAMES))], SHAPE))
     with pytest.raises(SettingError, match="cannot hold NaN or infinite numbers"):
-        list(Blending().frames([made * float("nan")], given, FPS))
+        list(Blending().frames([made * float("nan")], given, SHAPE))

@@ -22,6 +22,8 @@ from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning import ReferenceVideo, VideoSource
 from ltx2_core.conditioning.blend import Blending
 from ltx2_core.conditioning.conditions import InitClip, InpaintMask, RetakeRange
+from ltx2_core.conditioning.preprocess import fit
+from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store
@@ -153,6 +155,25 @@ def test_a_clip_that_is_painted_on_shows_its_reference_as_it_is(models):
     assert (blended[:, :, 96:] - plain[:, :, 96:]).abs().mean() < 0.05
     with pytest.raises(SettingError, match="nothing to blend"):
         ltx2.generate(models, "x", **SMALL, blend=Blending())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width, second", [(64, None), (128, SecondStage(upscalers=(open_upscaler(BUILT_IN),)))])
+def test_a_clip_that_is_changed_shows_and_plays_what_it_keeps_as_it_is(width, second):
+    """From the file's own frames and sound, at the size of the second stage, too."""
+    picture = torch.rand(33, 8, 8, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    before = InitClip(VideoSource(picture), AudioSource(0.1 * torch.randn(2, 66_000), 48_000))
+    size = {"width": width, "height": width, "frames": 33, "steps": 1}
+    given = size | {"conditions": [before, RetakeRange(1.0, 1.2)], "second": second}
+    models = ltx2.open_models("miniature")
+    plain, blended = (ltx2.generate(models, "x", **given, blend=each) for each in (None, Blending(0)))
+    shown = fit(picture, width, width)[0].movedim(0, -1) / 2 + 0.5
+    assert_close(blended.frames[:8], shown[:8], atol=1e-5, rtol=0)
+    assert (plain.frames[:8] - shown[:8]).abs().mean() > 0.05
+    assert_close(blended.frames[26:30], plain.frames[26:30], atol=1e-5, rtol=0)
+    assert_close(blended.waveform[:, :40_000], before.audio.waveform[:, :40_000], atol=1e-5, rtol=0)
+    assert (plain.sample_rate, blended.sample_rate) == (24_000, 48_000)
+    assert (plain.waveform[:, :20_000] - before.audio.waveform[:, :40_000:2]).abs().mean() > 0.01
 
 
 @pytest.mark.slow
