@@ -25,7 +25,7 @@ class CompareClips(Node):
     @classmethod
     def execute(cls, first: Video, second: Video, **settings: Any) -> io.NodeOutput:
         compared = compare_clips(Comparison(**settings), clip_of(first), clip_of(second))
-        return io.NodeOutput(InputImpl.VideoFromComponents(Types.VideoComponents(*compared)))
+        return io.NodeOutput(InputImpl.VideoFromComponents(Types.VideoComponents(**compared)))
 
 
 class BlendClip(Node):

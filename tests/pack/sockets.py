@@ -130,7 +130,7 @@ BAD = {
     "LTX2AV_MEL": [type(mel)(mel.mel[:0], mel.clip), type(mel)(mel.mel[:, :, :0], mel.clip), type(mel)(mel.mel, None)],
 }  # fmt: skip
 
-ONE_OF = {"images": "video", "video": "images"}  # nodes that take just one of these
+ONE_OF = {"images": "video", "video": "images"}  # nodes that need neither take just one of these
 SETTINGS = {
     # With noise levels it goes by its widgets; without, by the recipe, which needs a negative prompt.
     "LTX2AVSample": {"sigmas": GOOD["SIGMAS"], "text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0},
@@ -210,8 +210,8 @@ def trial(schema, key: str | None, value: object) -> str:
     """What went wrong with a node, if anything."""
     values = good_values(schema.node_id, schema.inputs)
     if key is not None:
-        if ONE_OF.get(key) in values:
-            del values[ONE_OF[key]]
+        if (other := ONE_OF.get(key)) in {each.id for each in schema.inputs if each.optional}:
+            values.pop(other, None)
         values[key] = value
     try:
         used(run(schema.node_id, **values), schema)

@@ -175,6 +175,26 @@ def test_a_retake_keeps_the_rest(server, client, graph):
     assert "from 2 s to 3 s, but the clip ends at 1.38 s" in client.run(graph).error
 
 
+def test_what_a_retake_keeps_is_the_video_itself(server, client, graph):
+    """Where it passes over into what is new, a little of both; and a clip that goes on needs no conditions."""
+    with_conditions(encoded(graph), retake=("LTX2AVRetake", {"start": 0.9, "end": 1.1, "streams": "picture and sound"}))
+    blend = {"images": ["decode", 1], "audio": ["decode", 2], "video": ["source", 0], "fps": 24.0, "radius": 0}
+    add(graph, blend=("LTX2AVBlend", blend | {"conditions": ["retake", 0]}))
+    plain = Result(server, client.run(graph))
+    graph["pictures"]["inputs"]["images"], graph["sound"]["inputs"]["audio"] = ["blend", 0], ["blend", 1]
+    blended = Result(server, client.run(graph))
+    assert blended.distance(*range(9)) == 0 < plain.distance(*range(9))
+    assert blended.distance(20, 22) == plain.distance(20, 22) > 1
+    kept = slice(0, int(0.8 * 48_000))
+    assert np.abs(blended.sound[..., kept] - blended.heard[..., kept]).max() < 1e-4
+    assert np.abs(plain.sound[..., kept] - plain.heard[..., kept]).max() > 1e-3
+    add(graph, longer=("LTX2AVExtend", {"latent": ["encode", 0], "seconds": 0.5}))
+    graph["second"]["inputs"] |= {"latent": ["longer", 0]}
+    del graph["second"]["inputs"]["conditions"], graph["blend"]["inputs"]["conditions"]
+    longer = Result(server, client.run(graph))
+    assert len(longer.frames) == 41 and longer.distance(*range(25)) == 0
+
+
 def test_a_mask_keeps_what_it_does_not_cover(server, client, graph):
     add(
         encoded(graph, images=["source", 1], audio=["source", 2]),

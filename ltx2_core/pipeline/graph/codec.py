@@ -5,7 +5,6 @@ An AUDIO is a mapping of ``waveform`` (B, C, N) and ``sample_rate``.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -141,11 +140,12 @@ def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Au
     return {"waveform": waveform, "sample_rate": sources[0].sample_rate}
 
 
-def compare_clips(how: Comparison, first: InitClip, second: InitClip) -> tuple[Tensor, Audio | None, Fraction]:
-    """Return the frames (F, H, W, 3) of two clips as one, the sound that is heard, and the frame rate of the first."""
+def compare_clips(how: Comparison, first: InitClip, second: InitClip) -> dict[str, Any]:
+    """Return two clips as the parts of one VIDEO, at the frame rate of the first: images, audio, frame_rate."""
     fps, heard = rate_of(first.video) or DEFAULT_FPS, how.heard(first.audio, second.audio)
     audio = None if heard is None else {"waveform": heard.waveform[None], "sample_rate": heard.sample_rate}
-    return torch.cat([*how.frames(first.video, second.video, fps)]), audio, fps
+    images = torch.cat([*how.frames(first.video, second.video, fps)])
+    return {"images": images, "audio": audio, "frame_rate": fps}
 
 
 def blend_clip(

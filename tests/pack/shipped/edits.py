@@ -11,7 +11,8 @@ def extend() -> Graph:
         "extend",
         "Extend a video with its sound",
         OPENS + "*LTX-2 Extend* makes room for **two thirds of a second** more, and the sampler goes on where the "
-        "video ended, in picture and sound.\n\n"
+        "video ended, in picture and sound. What there was stays as it was: *LTX-2 Blend with Original* puts the "
+        "video's own pictures and sound back.\n\n"
         "**Your own video**: choose it in *Load Video*, and say in *seconds* how much longer it becomes. A large one "
         "becomes smaller, as *megapixels* of *LTX-2 Encode Clip* says. Where the whole is more than the model makes at "
         "once, connect *LTX-2 Long Video* to the sampler.\n\n"
@@ -23,9 +24,11 @@ def extend() -> Graph:
     longer = node("LTX2AVExtend", latent=encoded["av_latent"], seconds=0.7)
     usual.finish()
     sampler = usual.sampled(longer["av_latent"], seed=35)
+    decode, *rest = usual.blended(sampler["av_latent"], video=seen["VIDEO"])
     graph.put(2, "Given", seen, encoded, longer)
     graph.put(3, "Sampling", sampler)
-    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    graph.put(3, "Result", decode)
+    graph.put(4, "Result", *rest)
     return graph
 
 
@@ -33,7 +36,8 @@ def retake() -> Graph:
     graph = Graph(
         "retake",
         "Retake some seconds of a video",
-        OPENS + "**0.5 to 1.0 s** of a video are made anew, and the rest is kept in picture and sound.\n\n"
+        OPENS + "**0.5 to 1.0 s** of a video are made anew, and the rest is kept in picture and sound: *LTX-2 Blend "
+        "with Original* puts the video's own back there.\n\n"
         "**Your own video**: choose it in *Load Video*, and the seconds in *LTX-2 Retake*. *streams* retakes the "
         "picture or the sound alone; the other one stays and is followed. A large video becomes smaller, as "
         "*megapixels* of *LTX-2 Encode Clip* says.\n\n"
@@ -45,9 +49,11 @@ def retake() -> Graph:
     part = node("LTX2AVRetake", start=0.5, end=1.0)
     usual.finish()
     sampler = usual.sampled(encoded["av_latent"], conditions=part["conditions"], seed=31)
+    decode, *rest = usual.blended(sampler["av_latent"], video=seen["VIDEO"], conditions=part["conditions"])
     graph.put(2, "Given", seen, encoded, part)
     graph.put(3, "Sampling", sampler)
-    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    graph.put(3, "Result", decode)
+    graph.put(4, "Result", *rest)
     return graph
 
 
@@ -56,7 +62,7 @@ def inpaint() -> Graph:
         "inpaint",
         "Inpaint a region of a video",
         OPENS + "The **left two thirds** of a video are made anew, with a **green** ball; the rest of the picture and "
-        "the sound are kept.\n\n"
+        "the sound are kept: *LTX-2 Blend with Original* puts the video's own back.\n\n"
         "**Your own video**: choose it in *Load Video*, and a picture of the region in *Load Image (as Mask)*: white "
         "is made anew, one mask for all frames or one for each. It counts in cells of 32 x 32 pixels; *feather* says "
         "how softly the change ends. A large video becomes smaller, as *megapixels* of *LTX-2 Encode Clip* says.\n\n"
@@ -69,10 +75,12 @@ def inpaint() -> Graph:
     region = node("LTX2AVInpaint", mask=mask["MASK"])
     usual.finish()
     sampler = usual.sampled(encoded["av_latent"], conditions=region["conditions"], seed=26)
+    decode, *rest = usual.blended(sampler["av_latent"], video=seen["VIDEO"], conditions=region["conditions"])
     graph.put(1, "Given", mask, region)
     graph.put(2, "Given", seen, encoded)
     graph.put(3, "Sampling", sampler)
-    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    graph.put(3, "Result", decode)
+    graph.put(4, "Result", *rest)
     return graph
 
 
@@ -81,7 +89,7 @@ def outpaint() -> Graph:
         "outpaint",
         "Outpaint a video",
         OPENS + "The video is shown smaller inside of the clip, and the model paints **around** it; *LTX-2 Blend with "
-        "Reference* puts its own pixels back. **ic-motion** stands for the IC-LoRA for in- and outpainting: it paints "
+        "Original* puts its own pixels back. **ic-motion** stands for the IC-LoRA for in- and outpainting: it paints "
         "an empty room, which stands still.\n\n"
         "**Your own**: choose a video in *Load Video* and that IC-LoRA, and describe the whole scene in the prompt. A "
         "clip of another shape, such as 1280 x 704 for a tall video, needs no *margin*. **To inpaint** instead, set "
@@ -98,16 +106,12 @@ def outpaint() -> Graph:
     )  # fmt: skip
     usual.finish(models=(lora,))
     sampler = usual.sampled(model=lora["model"], conditions=reference["conditions"])
-    decode, save = usual.decoded(sampler["av_latent"])
-    parts = node("GetVideoComponents", video=decode["video"])
-    blend = node("LTX2AVBlend", images=parts["images"], conditions=reference["conditions"], fps=parts["fps"])
-    video = node("CreateVideo", images=blend["images"], audio=parts["audio"], fps=parts["fps"])
-    save.inputs["video"] = video["VIDEO"]
+    decode, *rest = usual.blended(sampler["av_latent"], conditions=reference["conditions"])
     graph.put(1, "Clip", usual.empty)
     graph.put(2, "Given", seen, reference)
     graph.put(3, "Sampling", sampler)
     graph.put(3, "Result", decode)
-    graph.put(4, "Result", parts, blend, video, save)
+    graph.put(4, "Result", *rest)
     return graph
 
 

@@ -42,6 +42,15 @@ class Usual:
         decode = node("LTX2AVDecode", model=self.model, latent=latent, **more)
         return decode, node("SaveVideo", video=decode["video"], filename_prefix="video/LTX-2")
 
+    def blended(self, latent: Output, **given: Output) -> tuple[Node, ...]:
+        """Picture and sound with what was kept of what they were made of, as a video, and where it is saved."""
+        decode, save = self.decoded(latent)
+        parts = node("GetVideoComponents", video=decode["video"])
+        blend = node("LTX2AVBlend", images=parts["images"], audio=parts["audio"], fps=parts["fps"], **given)
+        video = node("CreateVideo", images=blend["images"], audio=blend["audio"], fps=parts["fps"])
+        save.inputs["video"] = video["VIDEO"]
+        return decode, parts, blend, video, save
+
     def finish(self, *, models: tuple[Node, ...] = (), prompts: tuple[Node, ...] = ()) -> None:
         """Put in what all graphs begin with."""
         self.graph.columns[0].insert(0, ("Model", [self.loader, self.gemma, *models]))
