@@ -372,14 +372,21 @@ def _unreadable(path: Path, error: OSError) -> OSError:
     return not_read(path, error)
 
 
+def check_there(path: Path) -> None:
+    """Raise MissingFileError if ``path`` is neither a file nor a folder."""
+    if path.exists():
+        return
+    if os.path.islink(path):
+        raise MissingFileError(f"{path} is a link to {os.readlink(path)}, which is not there: download that again.")
+    raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
+
+
 def _check_regular(path: Path) -> None:
     if not path.is_file():
         if path.exists():
             inside = f", such as {found[0].name} in it" if (found := visible_files(path, ".safetensors")) else ""
             raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
-        if os.path.islink(path):
-            raise MissingFileError(f"{path} is a link to {os.readlink(path)}, which is not there: download that again.")
-        raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
+        check_there(path)
     if os.path.exists(control := f"{path}.aria2"):  # which is no error for a path that cannot be
         raise CheckpointError(
             f"{called(path)} is still being downloaded, as {os.path.basename(control)} beside it says, so pieces of it "

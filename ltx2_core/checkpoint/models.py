@@ -18,7 +18,7 @@ from .components import COMPONENTS, ComponentNetwork, Variant, is_claimed
 from .contents import LORA_FILE, LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
-from .files import TensorFile, as_path, called, named_errors
+from .files import TensorFile, as_path, called, check_there, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .keys.gemma import PROJECTION
 from .loading import shorten_list
@@ -319,7 +319,8 @@ def open_models(
     if checkpoint == "miniature":
         checkpoint, text_encoder = BUILT_IN, text_encoder or BUILT_IN_GEMMA
     several: Collection[object] = checkpoint if isinstance(checkpoint, Collection) and checkpoint else [checkpoint]
-    paths = [as_path(each, "The checkpoint") for each in ([checkpoint] if isinstance(checkpoint, str) else several)]
+    one = isinstance(checkpoint, str | bytes)  # which are collections, too
+    paths = [as_path(each, "The checkpoint") for each in ([checkpoint] if one else several)]
     own = [("video_vae", video_vae, VIDEO_VAE), ("audio_vae", audio_vae, AUDIO_VAE)]
     given = [(as_path(path, name), names) for name, path, names in own if path is not None]
     chosen = [(file, names) for path, names in given for file in _open_all([path])]
@@ -337,7 +338,7 @@ def _input_for(name: str) -> str:
 def _parts(files: Sequence[TensorFile], encoder: Path | None) -> Sequence[TensorFile]:
     """The files without text encoders among them, but with one that is packed with the projection that they lack."""
     parts = [file for file in files if not is_encoder_alone(file)]
-    if parts and encoder is not None and encoder.exists() and not any(map(_has_projection, parts)):
+    if parts and encoder is not None and not any(map(_has_projection, parts)):
         parts += [file for file in open_files(encoder) if _has_projection(file)]
     return parts or files
 
@@ -359,7 +360,8 @@ def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...]
 def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: str | Path | None) -> Path | None:
     """Gemma as it was given, else the one among the files, else that of a folder of diffusers."""
     if text_encoder is not None:
-        return as_path(text_encoder, "text_encoder")
+        check_there(path := as_path(text_encoder, "text_encoder"))
+        return path
     among = [file.path for file in files if find_kind(file.entries) is not None]
     return next(iter([*among, *(path for each in paths if (path := each / GEMMA).is_dir())]), None)
 

@@ -14,7 +14,7 @@ from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.versions import stated_version
 from ltx2_core.cli import main
 from ltx2_core.cli.inspect import inspect
-from ltx2_core.errors import CheckpointError, SettingError, UnreadableFileError
+from ltx2_core.errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
 from ltx2_core.lora import open_lora
 
 pytestmark = pytest.mark.slow
@@ -154,6 +154,14 @@ def test_what_is_no_path_is_one_sentence(given):
                 opened(given)
     with pytest.raises(SettingError, match="distilled is 'no'; True, False or None was expected"):
         open_models("miniature", distilled="no")
+    with pytest.raises(SettingError, match="The checkpoint is b'x'"):
+        open_models(b"x")
+
+
+def test_a_text_encoder_that_is_not_there_is_told_as_soon_as_others_are(tmp_path):
+    for own in ({"text_encoder": tmp_path / "gone"}, {"video_vae": tmp_path / "gone"}):
+        with pytest.raises(MissingFileError, match=r"There is no file .*gone; check the name"):
+            open_models("miniature", **own)
 
 
 @pytest.mark.parametrize("stated", ["ltx-2-19b", "22b-2.3", "LTX-2.3-merge 7", "my merge 99"])
