@@ -73,8 +73,9 @@ class Retake:
         start, end = state.positions[:, 0, : state.count, :, None].unbind(2)
         inside = (end > first) & (start < last)
         if not inside.any():
+            what = "clip" if self.stream == "video" else "sound of the clip"
             raise SettingError(
-                f"The range to retake goes from {first:g} s to {last:g} s, but the clip ends at "
+                f"The range to retake goes from {first:g} s to {last:g} s, but the {what} ends at "
                 f"{end.max().item():.2f} s: choose a range inside."
             )
         return inside

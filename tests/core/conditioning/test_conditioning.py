@@ -556,7 +556,7 @@ def test_selected_tokens_are_a_state_of_their_own():
         (Frozen("audio", draw(1, 16, 8)), r"latent \(1, 16, 8\), the clip \(1, 17, 8\).*at least as long"),
         (Frozen("audio", noise=2), "noise on the given audio is 2; it must lie between 0 and 1"),
         (Retake("video", 0.5, 0.5), "from 0.5 s to 0.5 s; it must end after its beginning"),
-        (Retake("audio", 3, 4), "from 3 s to 4 s, but the clip ends at 0.65 s"),
+        (Retake("audio", 3, 4), "from 3 s to 4 s, but the sound of the clip ends at 0.65 s"),
         (Inpaint("video", torch.ones(1, 1, 3, 4, 4)), r"shape \(1, 3, 4, 4\), this clip needs \(1, 3, 2, 4\)"),
         (Inpaint("audio", torch.ones(1, 1, 16, 1)), r"shape \(1, 16, 1\), this clip needs \(1, 17, 1\)"),
     ],
