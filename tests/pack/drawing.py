@@ -26,7 +26,7 @@ HEIGHTS = {
     "LoadVideo": 415, "LoadImageMask": 420, "GetVideoComponents": 95, "RepeatImageBatch": 66,
     "CreateVideo": 110, "LTX2AVTimeline": 670, "LTX2AVGeneratedKeyframes": 130,
     "LTX2AVRaiseFrameRate": 270, "LTX2AVSaveHDR": 280, "LTX2AVCharacter": 330, "LTX2AVMotionTracks": 260,
-    "LTX2AVBlend": 140, "LTX2AVSignClip": 145, "PrimitiveInt": 110, "LTX2AVSeveralCards": 520,
+    "LTX2AVBlend": 180, "LTX2AVSignClip": 145, "PrimitiveInt": 110, "LTX2AVSeveralCards": 520,
 }  # fmt: skip
 
 COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
