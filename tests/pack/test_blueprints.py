@@ -30,6 +30,8 @@ def test_there_are_no_others():
 
 
 def test_a_file_is_what_the_code_makes(blueprint, object_info):
+    if not object_info["SaveVideo"]["output"]:
+        pytest.skip("blueprints are drawn with a ComfyUI whose Save Video hands its video on")
     text = (FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8")
     assert text == written(blueprint, object_info), "PYTHONPATH=tests python tests/pack/blueprints.py writes it anew"
 
