@@ -5,6 +5,7 @@ the results when it is asked again.
 """
 
 import json
+import re
 from io import BytesIO
 
 import numpy as np
@@ -99,10 +100,16 @@ def test_a_workflow_loads_shows_and_runs(stay, workflow, object_info, tmp_path, 
     assert seen["end"] == "execution_success", "\n".join(seen["errors"])
     savers = [key for key, each in expected.items() if each["class_type"] in ("SaveVideo", "SaveAudio")]
     assert savers and {*savers} <= {*seen["outputs"]}
-    assert not unusual(seen["errors"])
+    assert not [each for each in unusual(seen["errors"]) if not is_of_another_app(each, workflow)]
     assert seen["zoom"] >= LEGIBLE
     if renderer == "canvas" or object_info["SaveVideo"]["output"]:  # rows of the first Nodes 2.0 are higher
         check_no_node_has_grown(seen["boxes"], workflow)
+
+
+def is_of_another_app(error: str, workflow: dict) -> bool:
+    """What front ends from 1.58 say when they look for the inputs of the app before in the graph that is opened."""
+    named = re.search(r"dropping legacy selectedInput .*storedId: (\d+), widgetName: (\w+)", error)
+    return bool(named) and [int(named[1]), named[2]] not in workflow["extra"]["linearData"]["inputs"]
 
 
 def check_no_node_has_grown(boxes: list[dict], workflow: dict) -> None:
