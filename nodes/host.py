@@ -261,6 +261,8 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
             with stoppable(mm.throw_exception_if_processing_interrupted), clean_inference():
                 result = method(owner, **values)
         except LTX2Error as error:
+            if isinstance(error, MemoryError):  # the host does it where that of a card ran out
+                mm.unload_all_models()
             type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path
             messages.add(str(error))
             raise
@@ -279,16 +281,13 @@ def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
     brings is checked before anything runs. ``kinds`` are those of our own sockets. Words may quote files of anybody.
     """
 
-    def check(values: dict[str, Any]) -> None:
-        check_inputs(node.define_schema().inputs, values, kinds)  # anew, because files come and go
+    def checked(check: Callable[[Any, dict[str, Any], Kinds], None]) -> Callable[[dict[str, Any]], None]:
+        return lambda values: check(node.define_schema().inputs, values, kinds)  # anew, because files come and go
 
-    def check_first(values: dict[str, Any]) -> None:
-        check_written(node.define_schema().inputs, values, kinds)
-
-    node.execute = classmethod(_telling(for_page(node.execute.__func__, check)))
+    node.execute = classmethod(_telling(for_page(node.execute.__func__, checked(check_inputs))))
     if (method := node.fingerprint_inputs.__func__) is not io.ComfyNode.fingerprint_inputs.__func__:
-        node.fingerprint_inputs = classmethod(for_page(method, check_first))
-    node.validate_inputs = classmethod(for_page(lambda owner, **values: True, check_first))
+        node.fingerprint_inputs = classmethod(for_page(method, checked(check_written)))
+    node.validate_inputs = classmethod(for_page(lambda owner, **values: True, checked(check_written)))
     return node
 
 

@@ -13,7 +13,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -56,7 +56,11 @@ class DoesNotFitError(LTX2Error, ValueError):
 
 
 class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
-    """Memory ran out during the work, and nothing is left that could be given up."""
+    """The memory of a card ran out during the work, and nothing is left that could be given up."""
+
+
+class OutOfRamError(LTX2Error, MemoryError):
+    """The RAM ran out during the work; of another kind, because ComfyUI says of torch's that it was the GPU's."""
 
 
 # How torch says, in a plain RuntimeError, that the RAM has ended; that a card has no memory left for a kernel, for
@@ -96,7 +100,8 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
 
 @contextmanager
 def memory_told(where: str = "") -> Iterator[None]:
-    """Turn whatever says that memory ran out within this context into an OutOfMemoryError, which is one sentence.
+    """Turn whatever says that memory ran out within this context into an OutOfMemoryError or OutOfRamError, which is
+    one sentence.
 
     Args:
         where: Ends that sentence, such as " while decoding the video"; may be empty.
@@ -107,7 +112,8 @@ def memory_told(where: str = "") -> Iterator[None]:
         if isinstance(error, LTX2Error) or not ran_out(error):
             raise
         reason = one_line(error, 200).rstrip(". ") or "the RAM is full"
-        raise OutOfMemoryError(
+        kind = OutOfMemoryError if is_out_of_memory(error) else OutOfRamError
+        raise kind(
             f"Memory ran out: {reason}. It happened{where or ' during the work'}; make the clip smaller or shorter, or "
             "close other programs."
         ) from error
@@ -254,7 +260,8 @@ def _make_plain(error: BaseException | None) -> None:
             return
         error.args = _texts_for_page(error.args)
         if isinstance(error, OSError) and isinstance(error.filename, str):
-            error.filename = page_text(error.filename)
+            with suppress(AttributeError):  # PyAV's has no other name than the one in args
+                error.filename = page_text(error.filename)
         error = error.__cause__ or error.__context__
 
 

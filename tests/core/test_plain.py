@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import av
 import pytest
 
 from ltx2_core.checkpoint.listed import check_inside, path_inside
@@ -13,6 +14,7 @@ from ltx2_core.errors import (
     CheckpointError,
     MissingFileError,
     SettingError,
+    UnreadableFileError,
     counted,
     for_page,
     page_text,
@@ -94,6 +96,18 @@ def test_errors_of_a_node_and_their_causes_are_plain():
     cause = raised.value.__cause__
     for text in (str(raised.value), str(cause)):
         assert "<" not in text and text.encode()
+
+
+def test_errors_of_pyav_whose_name_cannot_be_changed_are_plain():
+    def execute(owner, **values):
+        try:
+            raise av.error.FileNotFoundError(28, "No space left on device", "<b>.mp4")
+        except OSError as error:
+            raise UnreadableFileError("clip.mp4 cannot be written.") from error
+
+    with pytest.raises(UnreadableFileError, match=r"^clip\.mp4 cannot be written\.$") as raised:
+        for_page(execute, lambda values: None)(object)
+    assert "<" not in str(raised.value.__cause__)
 
 
 def test_what_a_node_checks_first_and_what_it_returns_is_plain():

@@ -20,6 +20,7 @@ from ...memory.pinned import PinnedMemory
 from ...memory.placement import Placement, Room
 from ...transformer import attending_with, compiling, describe_missing, note_step
 from ..engine import Engine
+from ..messages import working
 from ..plan import Plan, place_stage
 from ..precision import exact_float32
 from ..stage import TRANSFORMER, NetworkKey, Networks, Stage, StageT, need_of
@@ -109,14 +110,14 @@ class PlannedEngine(Engine, ABC):
         """Yield the networks of ``stage``, ready to run; those in float32 compute in it, not in TF32.
 
         Meanwhile those of the next stages are read from disk as far as RAM is free (``prefetch.py``). Arguments and
-        errors as for ``Engine.use``, and OutOfMemoryError if memory runs out all the same.
+        errors as for ``Engine.use``, and OutOfMemoryError or OutOfRamError if memory runs out all the same.
         """
         placement = self.placement(stage)
         if placement is not None and placement.need.runs > 1 and not stage.describe_tiles():
             self._pace = Pace(stage.name, placement.run * placement.need.walks)
         try:
             with (
-                memory_told(f" in the stage {stage.name}"),
+                memory_told(f" while {working(stage.name)}"),
                 exact_float32(),
                 attending_with(self.resources.attention),
                 compiling(self.resources.torch_compile and TRANSFORMER in stage.networks),
