@@ -14,10 +14,9 @@ from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sockets import NOT_ONE, check_pictures
 from ..ltx2_core.conditioning.sources import AudioSource, VideoSource, samples_of
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.errors.atomic import whole_or_nothing
 from ..ltx2_core.fields import check_number
 from ..ltx2_core.media import probe, widened, write_clip
-from ..ltx2_core.media.notes import mark_video, marked
+from ..ltx2_core.media.notes import marked, marking
 from ..ltx2_core.media.provenance import check_unsigned
 from ..ltx2_core.pipeline.graph.codec import audio_source
 from ..ltx2_core.pipeline.graph.latents import KEYFRAMES, Conditioning, Latent
@@ -77,9 +76,8 @@ def save_video(video: Video, path: Path, tags: Mapping[str, str]) -> Path:
         return write_clip(path, film.chunks(fps, film.count(fps)), fps, *samples_of(sound), metadata=tags)
     if isinstance(source := video.get_stream_source(), str):
         check_unsigned(Path(source))
-    with whole_or_nothing(path) as unfinished:
-        video.save_to(str(unfinished), format=Types.VideoContainer.MP4, metadata=marked(tags))
-        mark_video(unfinished)
+    with marking(path) as unfinished:
+        video.save_to(unfinished, format=Types.VideoContainer.MP4, metadata=marked(tags))
     return path
 
 
@@ -95,9 +93,9 @@ class _Generated(Input.Video):
     """A VIDEO whose files say that a model made it, whoever saves it or cuts it, and whatever is switched off."""
 
     def save_to(self, path: str | BytesIO, *settings: Any, **more: Any) -> None:
-        """Save it as the host does, and add the digital source type of IPTC as XMP."""
-        super().save_to(path, *settings, **more)
-        mark_video(path)
+        """Save it as the host does, whole or not at all, and add the digital source type of IPTC as XMP."""
+        with marking(path) as unfinished:
+            super().save_to(unfinished, *settings, **more)
 
     def as_trimmed(self, *window: Any, **more: Any) -> Video:
         """Return what the host cuts out of it, which is a file; None where it is too short."""

@@ -6,13 +6,15 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
 from ..errors import LTX2Error, MediaError
+from ..errors.atomic import whole_or_nothing
 from ..errors.files import visible_files
 from ..errors.foreign import parse_json
 from . import pyav as av
@@ -81,6 +83,25 @@ def mark_video(file: str | os.PathLike | BinaryIO) -> None:
             add_xmp(opened, "mp4")
     else:
         add_xmp(file, "mp4")
+
+
+@contextmanager
+def marking(target: str | os.PathLike | BinaryIO) -> Iterator[Any]:
+    """Give where an MP4 file is written, which is marked as by ``mark_video`` and then gets its name, or goes away.
+
+    Args:
+        target: that name; what is in memory is written to as it is.
+
+    Raises:
+        UnreadableFileError: The system refuses, such as where a disk is full.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        yield target
+        mark_video(target)
+        return
+    with whole_or_nothing(Path(target)) as unfinished:
+        yield str(unfinished)
+        mark_video(unfinished)
 
 
 def add_xmp(file: BinaryIO, kind: str) -> None:

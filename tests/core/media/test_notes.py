@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx2_core.errors import MediaError, MissingFileError
+from ltx2_core.errors import MediaError, MissingFileError, UnreadableFileError
 from ltx2_core.media import read_audio, read_tags, read_video, write_clip
 from ltx2_core.media.light import ACESCG, Grading
-from ltx2_core.media.notes import SOURCE_TYPE, VERSION, describe_tags
+from ltx2_core.media.notes import SOURCE_TYPE, VERSION, describe_tags, marking
 
 FRAMES = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 SOUND = torch.rand(2, 8001, generator=torch.Generator().manual_seed(1)) - 0.5
@@ -22,6 +22,17 @@ TAGS = {
     "parameters": "a cat\nSteps: 8, Seed: 7",
 }
 KINDS = ["a.mp4", "a.wav", "a.flac", "frames"]
+
+
+def test_a_file_that_another_writer_leaves_unfinished_is_not_there(tmp_path):
+    def fill(path: str) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    refused = pytest.raises(UnreadableFileError, match=r"clip\.mp4 cannot be written: No space left")
+    with refused, marking(tmp_path / "clip.mp4") as unfinished:
+        fill(unfinished)
+    assert not [*tmp_path.iterdir()]
 
 
 def written(path: Path, tags=None, **more) -> Path:
