@@ -20,7 +20,7 @@ from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import find_upscaler, open_upscaler
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import settings_from
-from ..ltx2_core.lora import Strengths, open_text_lora
+from ..ltx2_core.lora import Strengths, files_of_lora, open_text_lora
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS, Resources
 from . import host
@@ -104,7 +104,7 @@ class LoadGemma(Node):
     @classmethod
     def fingerprint_inputs(cls, text_encoder: str, lora: str = NONE, **others: Any) -> list[Stamp]:
         encoders = paths_found(_gemmas(), _gemma) if text_encoder == AS_MODEL else [_gemma(text_encoder)]
-        return stamps([*encoders, *([] if lora == NONE else [host.model_file(lora, "loras")])])
+        return stamps([*encoders, *([] if lora == NONE else files_of_lora(host.model_file(lora, "loras")))])
 
     @classmethod
     def execute(

@@ -10,7 +10,7 @@ from ..ltx2_core.checkpoint.listed import paths_found
 from ..ltx2_core.checkpoint.models import MINIATURE, Models
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import settings_from
-from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, open_shrunk
+from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, files_of_lora, open_shrunk
 from ..ltx2_core.lora.stack import find_distilled_lora
 from ..ltx2_core.lora.strengths import parse_blocks, parse_schedule
 from ..ltx2_core.pipeline.generate import recipe_of
@@ -53,7 +53,7 @@ class _LoraNode(Node):
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> list[Stamp]:
         names = [values["lora"]] if "lora" in values else [name for name, _ in _rows(values)]
-        return [stamp for name in names for stamp in _stamp(name)]
+        return stamps([file for name in names for path in _paths(name) for file in files_of_lora(path)])
 
 
 class LoadLora(_LoraNode):
@@ -151,10 +151,11 @@ def _path_for(models: Models, name: str) -> Path | None:
     """Return where the LoRA of this name lies; None for the distilled one of a model that is made without it."""
     if name == DISTILLED:
         needs = recipe_of(models).refine.lora
-        return find_distilled_lora(models, paths_found(host.model_files("loras"), _path)) if needs else None
+        return find_distilled_lora(models, _paths(name)) if needs else None
     check_own_part(path := _path(name), "LoRA", models)
     return path
 
 
-def _stamp(name: str) -> list[Stamp]:
-    return stamps(paths_found(host.model_files("loras"), _path) if name == DISTILLED else [_path(name)])
+def _paths(name: str) -> list[Path]:
+    """Return where the LoRA of this name lies, or all among which the distilled one of a model is looked for."""
+    return paths_found(host.model_files("loras"), _path) if name == DISTILLED else [_path(name)]

@@ -2,7 +2,7 @@
 
 from .adapter import LoraAdapter
 from .fold import fold_loras
-from .parse import Lora, open_lora, open_text_lora
+from .parse import Lora, files_of_lora, open_lora, open_text_lora
 from .report import Report, check_text_lora, compare
 from .shrunk import Shrink, open_shrunk
 from .stack import Stack
@@ -18,6 +18,7 @@ __all__ = [
     "Strengths",
     "check_text_lora",
     "compare",
+    "files_of_lora",
     "fold_loras",
     "open_lora",
     "open_shrunk",

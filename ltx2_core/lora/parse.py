@@ -26,7 +26,7 @@ from .rotations import Facts, Shape, WeightShape, block_size
 
 FindParameter = Callable[[str], tuple[str, str] | None]
 
-_PEFT_FILE = "adapter_model.safetensors"
+_PEFT_FILE, _PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _CHANGE_MODEL = ("pissa", "corda", "olora", "lora_ga", "loftq")  # ways in which PEFT begins, as their names begin
 
 _OF_PEFT = re.compile(r"\.(?:lora_A|oft_R)\.")  # in the names of its tensors, behind the layer
@@ -405,9 +405,14 @@ def _check_alone(file: str, layer: str, form: Form, others: Set[str]) -> None:
         )
 
 
+def files_of_lora(path: Path) -> list[Path]:
+    """Return what a LoRA is read from: its file, and the settings of PEFT beside it, if there are any."""
+    return [each for each in (path, path.with_name(_PEFT_SETTINGS)) if each == path or each.is_file()]
+
+
 def _peft_settings(file: TensorFile) -> dict[str, Any]:
     """What PEFT was told: diffusers writes it into the header, PEFT itself into a file beside the weights."""
-    title, config = f"The settings of {file.path.name}", file.path.with_name("adapter_config.json")
+    title, config = f"The settings of {file.path.name}", file.path.with_name(_PEFT_SETTINGS)
     if (stated := file.metadata.get("lora_adapter_metadata")) is not None:
         found = parse_json(stated, title)
     elif not config.is_file():

@@ -1,5 +1,6 @@
 """LoRAs on the graph: they add up, are reported, and leave the model and its other branches alone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,20 @@ def test_another_strength_loads_nothing_and_0_is_no_lora(server, client, prompt)
     assert yellow(plain) < yellow(made[0.5]) < yellow(made[1.0])
     assert (made[-1.0] != plain).any()
     assert server.log.count("Built transformer") - built <= 1  # for all of them
+
+
+def test_settings_beside_a_lora_that_are_changed_are_read_again(server, client, prompt):
+    folder = server.base / "models" / "loras" / "of_peft"
+    folder.mkdir(parents=True, exist_ok=True)
+    layer = "base_model.model.transformer_blocks.1.attn1.to_q.lora_{}.weight"
+    factors = {layer.format("A"): torch.ones(2, 128), layer.format("B"): torch.ones(128, 2) / 10}
+    save_file(factors, folder / "adapter_model.safetensors")
+    change(prompt, LTX2AVSchedule={"steps": 1})
+    made = []
+    for alpha in (2, 200):
+        (folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": alpha, "peft_type": "LORA"}))
+        made.append(frames(server, client.run(chained(prompt, ("of_peft/adapter_model.safetensors", 1.0)))))
+    assert (made[0] != made[1]).any()
 
 
 def test_a_lora_is_shrunk_once_and_the_node_says_what_is_lost(server, client, prompt):
