@@ -1,6 +1,7 @@
 """What happens when? A clip as one strip of time, drawn in the browser (``js/timeline.js``) and kept as JSON."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from comfy_api.latest import io
 
@@ -40,7 +41,9 @@ class TimelineNode(Node):
 
     @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **others: object) -> list[Stamp]:
-        return stamps([host.input_file(name) for name in (Timeline.parse(timeline).files if timeline else ())])
+        if timeline is None:  # a link brings it, and not yet: any file may be in it
+            return stamps([*filter(Path.is_file, Path(host.KEPT["input"]()).rglob("*"))])
+        return stamps([host.input_file(name) for name in Timeline.parse(timeline).files])
 
     @classmethod
     def execute(

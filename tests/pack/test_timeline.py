@@ -7,6 +7,7 @@ import pytest
 import torch
 from pack.visits import nodes2, unusual
 from pack.workflow import add, change, node
+from PIL import Image
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.comfy
@@ -136,6 +137,20 @@ def test_a_strip_makes_what_separate_nodes_make(server, client, prompt):
     one, other = latent_of(server, client, apart, "apart"), latent_of(server, client, together, "strip")
     assert one.keys() == other.keys() == {"video", "audio"}
     assert all(torch.equal(one[stream], other[stream]) for stream in one)
+
+
+def test_a_picture_that_is_replaced_is_read_again_also_where_a_link_brings_the_strip(server, client, prompt):
+    (server.base / "input" / "strip").mkdir(parents=True, exist_ok=True)
+    change(prompt, LTX2AVSchedule={"steps": 1})
+    strip_of(prompt, seconds=33 / 24, prompts=[{"text": "a ball"}], pictures=[{"file": "strip/first.png"}])
+    add(prompt, words=("PrimitiveString", {"value": prompt["strip"]["inputs"]["timeline"]}))
+    change(prompt, LTX2AVTimeline={"timeline": ["words", 0]}, LTX2AVSample={"conditions": ["strip", 2]})
+    ran = []
+    for colour in ("red", "red", "blue"):
+        if not ran or colour == "blue":
+            Image.new("RGB", (96, 96), colour).save(server.base / "input" / "strip" / "first.png")
+        ran.append(client.run(prompt).executed)
+    assert "strip" in ran[0] and ran[1] == [] and "strip" in ran[2]
 
 
 def test_later_prompts_become_segments_at_their_seconds(server, client, prompt):
