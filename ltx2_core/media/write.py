@@ -180,7 +180,8 @@ def check_target(path: str | os.PathLike) -> None:
     path = check_name(path)
     if path.name.lower() in (".mp4", *AUDIO_CODECS):  # as of a variable in a script that is empty
         raise SettingError(f"{path} is only the end of a name: write one before it, such as clip{path.name}.")
-    if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
+    # No kind of file has an underscore: in "shot.2_00001_", as ComfyUI numbers it, the dot is one of the name.
+    if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, "") and "_" not in path.suffix:
         raise SettingError(
             f"{path.name}: files of the kind {path.suffix} are not written here. "
             "Use .mp4, .wav or .flac, or a name without a suffix for a folder of PNG pictures."

@@ -142,6 +142,14 @@ def test_a_clip_of_light_is_encoded(server, client, of_25):
     assert run.end == "execution_success", run.error
 
 
+@pytest.mark.parametrize("name", ["shot 1.2", "shot.", "shot.mp4"])
+def test_a_folder_of_frames_may_have_a_dot_in_its_name(server, client, name):
+    frame = ("EmptyImage", {"width": 64, "height": 64, "batch_size": 1, "color": 77})
+    run = client.run(add({}, frames=frame) | {"saved": saving(f"dots/{name}", "frames")})
+    assert run.end == "execution_success", run.error
+    assert [*(server.output / "hdr" / "dots").glob(f"{name}_*_/frame_00000.exr")]
+
+
 def test_saving_stops_when_it_is_cancelled(server, client):
     """Between two frames, and what was begun is gone."""
     prompt = add(

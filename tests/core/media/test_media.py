@@ -201,6 +201,7 @@ def test_the_name_chooses_the_kind_of_file(tmp_path):
     ]
     with pytest.raises(ValueError, match=re.escape("Use .mp4, .wav or .flac")):
         check_target(tmp_path / "clip.avi")
+    check_target(tmp_path / "shot 1.2_00001_")  # as ComfyUI numbers a name with a dot
     for name in (".mp4", ".WAV"):
         with pytest.raises(ValueError, match=f"only the end of a name.*clip{name}"):
             check_target(tmp_path / name)
