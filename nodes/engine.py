@@ -63,9 +63,7 @@ TEXT_PARTS = {TEXT_FEATURES.name, TEXT_ENCODER.name, VISION_ENCODER.name}
 
 def role_of(name: str) -> str:
     """Return what the host calls a network or component of ours, which decides where it runs."""
-    if name in TRANSFORMER_PARTS:
-        return "transformer"
-    return "text" if name in TEXT_PARTS else "vae"
+    return "transformer" if name in TRANSFORMER_PARTS else "text" if name in TEXT_PARTS else "vae"
 
 
 class LTX2Weights(nn.Module):

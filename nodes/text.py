@@ -104,9 +104,8 @@ class ThinkingTokens(Node):
     def execute(
         cls, positive: Conditioning, negative: Conditioning | None = None, model: LoadedModel | None = None
     ) -> io.NodeOutput:
-        given = (positive, negative)
         if model is None:
-            return io.NodeOutput(*given)
+            return io.NodeOutput(positive, negative)
         engine = HostEngine(model)
-        connected = (None if each is None else GraphPrompt(each).connected(engine) for each in given)
+        connected = (None if each is None else GraphPrompt(each).connected(engine) for each in (positive, negative))
         return io.NodeOutput(*(None if each is None else to_host_prompt(each) for each in connected))
