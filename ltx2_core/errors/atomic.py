@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from . import UnreadableFileError
+from . import TargetExistsError, UnreadableFileError
 from .files import named_beside, not_written, writing
 
 _log = logging.getLogger(__name__)
@@ -43,6 +43,12 @@ def check_place(path: Path) -> None:
         (empty := place / named_beside(path, f".{path.stem}", f".{uuid4().hex[:8]}").name).touch(exist_ok=False)
         remove_unfinished(empty)
         empty.unlink(missing_ok=True)  # in the words of the system, if that is refused
+
+
+def check_free(path: Path) -> None:
+    """Raise TargetExistsError if something of this name is there."""
+    if os.path.exists(path):  # unlike that of a Path, it lets the write say that a name is too long
+        raise TargetExistsError(f"{path} is there already, and is not overwritten: choose another name.")
 
 
 class Naming:

@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, one_line
-from ..errors.atomic import whole_or_nothing
+from ..errors import LTX2Error, MediaError, SettingError, one_line
+from ..errors.atomic import check_free, whole_or_nothing
 from .local import open_local
 from .notes import SOURCE_TAG, SOURCE_TYPE, VERSION, describe_tags, read_tags
 
@@ -105,8 +105,8 @@ def sign_file(source: Path, target: Path, identity: Identity, *, overwrite: bool
     kind, c2pa = _kind(source), _library()
     if _kind(target) != kind:
         raise SettingError(f"{target.name} is of another kind than {source.name}: end its name with {source.suffix}.")
-    if target.exists() and not overwrite:
-        raise TargetExistsError(f"{target} is there already, and is not overwritten: choose another name.")
+    if not overwrite:
+        check_free(target)
     if SOURCE_TYPE not in read_tags(source).get(SOURCE_TAG, ""):
         raise MediaError(
             f"{source.name} does not say that a model made it, which its signature would: sign a file as it was "
@@ -198,8 +198,8 @@ def describe_origin(path: Path, signature: Signature | None) -> str:
 
 def _kind(path: Path) -> str:
     kind = KINDS.get(path.suffix.lower())
-    if kind is None or path.is_dir():
-        what = "a folder" if path.is_dir() else f"of the kind {path.suffix or 'without a suffix'}"
+    if kind is None or os.path.isdir(path):  # which is no error for a name that is too long
+        what = "a folder" if os.path.isdir(path) else f"of the kind {path.suffix or 'without a suffix'}"
         raise SettingError(f"{path.name} is {what}; signed are {', '.join(KINDS)} files.")
     return kind
 

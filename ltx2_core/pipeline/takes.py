@@ -1,7 +1,6 @@
 """Latents on disk, with all that the next stage needs to know: a decode that failed costs no more than a decode."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -14,8 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..disk_cache import cache_folder, fingerprint
-from ..errors import CheckpointError, MissingFileError, TargetExistsError, UnreadableFileError
-from ..errors.atomic import Naming, write_atomically
+from ..errors import CheckpointError, MissingFileError, UnreadableFileError
+from ..errors.atomic import Naming, check_free, write_atomically
 from ..errors.files import named_beside, not_read
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
@@ -85,8 +84,8 @@ def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
         UnreadableFileError: The disk refuses.
     """
     path = Path(path)
-    if not overwrite and os.path.exists(path):  # unlike that of a Path, it lets the write say that a name is too long
-        raise TargetExistsError(f"{path} is there already, and is not overwritten: choose another name.")
+    if not overwrite:
+        check_free(path)
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in _tensors(take).items()}
     about, tags = json.dumps(_about(take)), json.dumps(dict(take.tags))
     header = {KIND: VERSION, "about": about, "tags": tags, "digest": _digest(about, tags, tensors)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltx2_core.cli import main
-from ltx2_core.errors import MediaError, SettingError
+from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
 from ltx2_core.media import provenance, read_audio, read_tags, read_video, write_clip
 from ltx2_core.media.notes import SOURCE_TAG, SOURCE_TYPE, mark_video
 from ltx2_core.media.provenance import Identity, read_signature, sign_file
@@ -110,6 +110,8 @@ def test_what_cannot_sign_leaves_the_clip_as_it_was(clip, identity, tmp_path):
         with pytest.raises((SettingError, MediaError, FileNotFoundError), match=fact):
             sign_file(clip, clip, each, overwrite=True)
         assert files_in(clip.parent) == before, name
+    with pytest.raises(UnreadableFileError, match="name too long"):
+        sign_file(clip, clip.with_name(f"{'x' * 300}.mp4"), identity)
 
 
 def test_the_command_line_signs_and_says_who_did(clip, identity, monkeypatch, capsys):
