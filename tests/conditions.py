@@ -5,10 +5,10 @@ from fractions import Fraction
 import torch
 
 from ltx2_core.conditioning.conditions import encode_conditions
+from ltx2_core.conditioning.sizes import SizeOnlyEncoders
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
-from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders
 
 FPS = Fraction(24)
 CLIP = ClipShape(96, 64, 33, FPS)

@@ -1,16 +1,14 @@
 """What a finished clip carries as it was given, one sound or one video; and what it does not show of what was given."""
 
-from collections.abc import Callable, Iterable
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable
 
 from .. import latents
 from ..errors import SettingError
-from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, SPACE_SCALE, VIDEO_CHANNELS, ClipShape, latent_frames
+from ..geometry import ClipShape, latent_frames
 from ..latents import STREAMS, AVLatent
 from .conditions import Change, Condition, InitClip, KeepAudio, KeepVideo, encode_conditions
 from .pictures import Picture
+from .sizes import SizeOnlyEncoders
 from .sources import AudioSource, VideoSource
 from .state import apply_conditions
 
@@ -70,27 +68,12 @@ def remade(conditions: Iterable[Condition], shape: ClipShape) -> AVLatent:
     """
     given = tuple(conditions)
     counted = [each for each in given if isinstance(each, InitClip | Change)]
-    state = apply_conditions(latents.empty(shape), shape.fps, encode_conditions(counted, shape, STREAMS, _Sizes()))
+    state = apply_conditions(
+        latents.empty(shape), shape.fps, encode_conditions(counted, shape, STREAMS, SizeOnlyEncoders())
+    )
     masks = state.map(lambda each: each.unpacked(each.mask.expand_as(each.latent))[:, :1].clone())
     assert masks.video is not None
     for each in given:
         if isinstance(each, Picture) and not each.append and each.place(shape.frames) == 0:
             masks.video[:, :, : latent_frames(each.shown(shape.frames))] = 1
     return masks
-
-
-class _Sizes:
-    """Encoders that make nothing of the right size."""
-
-    crf = 0
-
-    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
-        """Return an empty latent; no frame is read."""
-        frames, height, width = shape
-        size = latent_frames(frames), height // SPACE_SCALE, width // SPACE_SCALE
-        return torch.zeros(1, VIDEO_CHANNELS, *size)
-
-    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
-        """Return an empty latent of so many."""
-        assert latents is not None
-        return torch.zeros(1, AUDIO_CHANNELS, latents, AUDIO_BINS)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 from weakref import ref
@@ -16,6 +16,7 @@ from ..audio_vae import AudioEncoder, encode_waveform
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, check_frames, encode_conditions
 from ..conditioning.rate import at_rate
+from ..conditioning.sizes import SizeOnlyEncoders, audible_latents, latent_size
 from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
 from ..health import check_finite
@@ -211,39 +212,6 @@ class EngineEncoders:
             self._network = self._open.enter_context(self._engine.use(stage))[key]
             self._stage = stage
         return self._network
-
-
-def latent_size(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return the latent's (F, H, W) of pixels of ``shape`` (F, H, W)."""
-    frames, height, width = shape
-    return geometry.latent_frames(frames), height // SPACE_SCALE, width // SPACE_SCALE
-
-
-def audible_latents(waveform: Tensor, sample_rate: int) -> int:
-    """Return how many audio latents a waveform (1 or 2, N) fills, and one for its end."""
-    return -(-waveform.shape[-1] * geometry.AUDIO_RATE // sample_rate) + 1
-
-
-@dataclass
-class SizeOnlyEncoders:
-    """In place of encoders: return zeros of the right size, and note the largest that was asked for."""
-
-    crf: int = 0
-    pictures: tuple[int, int, int] | None = field(default=None, init=False)
-    sound: int | None = field(default=None, init=False)
-
-    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
-        """Return zeros (1, C, f, h, w) for pixels of (F, H, W) ``shape``; nothing is read."""
-        size = latent_size(shape)
-        if self.pictures is None or prod(size) > prod(self.pictures):
-            self.pictures = size
-        return torch.zeros(1, geometry.VIDEO_CHANNELS, *size)
-
-    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
-        """Return zeros (1, C, t, M) for a waveform."""
-        audible = audible_latents(waveform, sample_rate)
-        self.sound = max(self.sound or 0, audible, latents or 0)
-        return torch.zeros(1, geometry.AUDIO_CHANNELS, latents or audible, geometry.AUDIO_BINS)
 
 
 @dataclass(frozen=True)

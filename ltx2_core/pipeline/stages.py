@@ -9,6 +9,7 @@ from ..checkpoint.upscaler import statistics_source
 from ..conditioning import LatentCondition
 from ..conditioning.conditions import encode_conditions
 from ..conditioning.kept import kept_video
+from ..conditioning.sizes import SizeOnlyEncoders
 from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import VIDEO_CHANNELS, ClipShape
@@ -16,7 +17,7 @@ from ..sampling import Guidance, Recipe, StreamGuidance
 from ..settings import CompleteRequest
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
-from .encode_conditions import ConditionSizes, SizeOnlyEncoders, check_keyframes, measure_conditions
+from .encode_conditions import ConditionSizes, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
 from .engine import Engine
 from .long import sampled_size, texts_at_once

@@ -17,11 +17,12 @@ from ltx2_core.conditioning import KeyframeSlots, Picture, ReferenceVideoTokens,
 from ltx2_core.conditioning.conditions import ReferenceVideo
 from ltx2_core.conditioning.pictures import GeneratedKeyframes
 from ltx2_core.conditioning.rate import at_rate
+from ltx2_core.conditioning.sizes import SizeOnlyEncoders
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape, Keyframes, whole_segments
 from ltx2_core.latents import AVLatent
-from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders, measure_conditions
+from ltx2_core.pipeline.encode_conditions import measure_conditions
 from ltx2_core.pipeline.long import sampled_size
 from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import Tiles
