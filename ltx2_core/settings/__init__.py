@@ -56,7 +56,6 @@ __all__ = [
     "dtype_of",
     "given_negative",
     "names_of",
-    "parameters_text",
     "parse_stg_blocks",
     "read_prompts",
     "read_seeds",
