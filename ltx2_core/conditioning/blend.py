@@ -17,6 +17,7 @@ from ..geometry import TIME_SCALE, ClipShape
 from ..media import change_rate
 from .conditions import Condition, InitClip, ReferenceVideo
 from .kept import remade
+from .masks import feathered
 from .values import FRAMES, PIXELS, check_values
 
 LEVELS = 7  # of the pyramid, as far as the picture is large enough
@@ -163,9 +164,7 @@ def _of_clip(clip: InitClip, given: Iterable[Condition], shape: ClipShape) -> _O
         )
     count, cells = clip.frames_in(shape), cells[0, 0]
     mask = torch.cat((cells[:1], cells[1:].repeat_interleave(TIME_SCALE, dim=0)))
-    for _ in range(TIME_SCALE):
-        near = F.max_pool3d(mask[None], (3, 1, 1), stride=1, padding=(1, 0, 0))[0]
-        mask = torch.maximum(mask, near - 1 / (TIME_SCALE + 1))
+    mask = feathered(mask, TIME_SCALE, (3, 1, 1))
     return _Original(count, lambda width, height: (clip.video.fitted(shape.fps, count, width, height), mask))
 
 

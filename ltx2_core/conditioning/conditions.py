@@ -12,7 +12,6 @@ from math import ceil
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError, short
@@ -23,7 +22,7 @@ from ..media.read import MOST_FRAMES
 from .begin import Begin
 from .fill import AUTO, EDGES, MIRRORED, OFF, PLACES, Placement, grow, paint
 from .frozen import Frozen
-from .masks import Inpaint, Retake, cells
+from .masks import Inpaint, Retake, cells, feathered
 from .pictures import GeneratedKeyframes, Picture
 from .preprocess import fit
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
@@ -454,7 +453,7 @@ class InpaintMask(Checked):
         mask = cells(_fitted_mask(self.mask, shape.width, shape.height), shape.video_latent)
         if not mask.any():
             raise SettingError("The mask is empty, so there is nothing to make anew: paint white what shall change.")
-        yield Inpaint("video", _feathered(mask, self.feather)[None, None])
+        yield Inpaint("video", feathered(mask, self.feather, (1, 3, 3))[None, None])
         if "audio" in streams and not self.sound:
             yield Frozen("audio")
 
@@ -480,11 +479,3 @@ def _doubled(mask: Tensor | None) -> Tensor | None:
 def _fitted_mask(mask: Tensor, width: int, height: int) -> Tensor:
     """Resize and crop a mask (F, H, W) as pictures are."""
     return (fit(mask[..., None], width, height)[0, 0] + 1) / 2
-
-
-def _feathered(mask: Tensor, distance: int) -> Tensor:
-    """Let a mask (F, H, W) fall linearly to 0 around what it covers, over ``distance`` cells."""
-    for _ in range(distance):
-        around = F.max_pool3d(mask[None], (1, 3, 3), stride=1, padding=(0, 1, 1))[0]
-        mask = torch.maximum(mask, around - 1 / (distance + 1))
-    return mask

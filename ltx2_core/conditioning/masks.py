@@ -109,6 +109,18 @@ def cells(mask: Tensor, shape: tuple[int, int, int], every: int = 1) -> Tensor:
     return torch.cat((small[:1], later))
 
 
+def feathered(mask: Tensor, distance: int, near: tuple[int, int, int]) -> Tensor:
+    """Let a mask (F, H, W) fall linearly to 0 around what it covers, over ``distance`` cells or frames.
+
+    ``near`` is how much of each axis lies around one: 1 for none of it but the cell itself, 3 for its neighbours, too.
+    """
+    beside = [side // 2 for side in near]
+    for _ in range(distance):
+        around = F.max_pool3d(mask[None], near, stride=1, padding=beside)[0]
+        mask = torch.maximum(mask, around - 1 / (distance + 1))
+    return mask
+
+
 def fit_video_mask(mask: Tensor | None, video: Tensor) -> Tensor:
     """Fit a mask to a video latent (B, C, F, H, W); None generates everything.
 

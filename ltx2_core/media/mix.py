@@ -48,7 +48,7 @@ def change_rate(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
     """Return a waveform (1 or 2, N) at another sample rate, as long as before."""
     if rate == new_rate:
         return waveform
-    layout, wanted = ("mono", "stereo")[len(waveform) - 1], round(waveform.shape[-1] * new_rate / rate)
+    layout, wanted = layout_of(len(waveform), None), round(waveform.shape[-1] * new_rate / rate)
     made = torch.from_numpy(resampled(waveform.float().numpy(), layout, layout, rate, new_rate))
     return F.pad(made, (0, max(0, wanted - made.shape[-1])))[:, :wanted]
 

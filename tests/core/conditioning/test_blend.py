@@ -20,22 +20,20 @@ BEFORE, MADE = torch.full((33, 64, 96, 3), 0.25), torch.full((33, 64, 96, 3), 0.
 RISING = 1 - (1 - torch.arange(1, 9) / 9) ** 2  # in the eight frames before what is new
 
 
-def before(frames=33, rate=RATE, channels=2):
-    sound = torch.full((channels, round(frames / FPS * rate)), 0.25)
-    return InitClip(VideoSource(BEFORE[:frames]), AudioSource(sound, rate))
+def before(frames=33):
+    return InitClip(VideoSource(BEFORE[:frames]), AudioSource(torch.full((2, round(frames / FPS * RATE)), 0.25), RATE))
 
 
-def shown(given, made=MADE, shape=SHAPE, radius=0):
+def shown(given, made=MADE):
     """How much of what was made each frame shows, 0..1."""
-    frames = torch.cat([*Blending(radius).frames(made.split(7), given, shape)])
+    frames = torch.cat([*Blending(0).frames(made.split(7), given, SHAPE)])
     assert frames.shape == made.shape
     return (frames - 0.25) * 2
 
 
-def heard(given, made=None, rate=RATE, shape=SHAPE):
+def heard(given):
     """How much of the sound that was made each sample holds, 0..1, and the sample rate."""
-    made = torch.full((2, shape.samples(rate)), 0.75) if made is None else made
-    waveform, rate = Blending.sound(made, rate, given, shape)
+    waveform, rate = Blending.sound(torch.full((2, SHAPE.samples(RATE)), 0.75), RATE, given, SHAPE)
     return (waveform - 0.25) * 2, rate
 
 
@@ -86,10 +84,9 @@ def test_a_clip_that_goes_on_begins_as_it_was():
 
 
 def test_at_another_size_and_with_a_picture_in_the_place_of_the_first_frame():
-    small, large = ClipShape(96, 64, 33, FPS), MADE.repeat(1, 2, 2, 1)
-    assert shown([before(20)], large)[0].abs().max() < 1e-6
+    assert shown([before(20)], MADE.repeat(1, 2, 2, 1))[0].abs().max() < 1e-6
     placed = [before(20), Picture(MADE[:1])]
-    assert shown(placed)[0].min() > 0.99 and remade(placed, small).video[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1, 1]
+    assert shown(placed)[0].min() > 0.99 and remade(placed, SHAPE).video[0, 0, :, 0, 0].tolist() == [1, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("channels, rate", [(1, 24_000), (2, 24_000), (2, 96_000)])
