@@ -54,6 +54,7 @@ from .conditions import (
     video_source,
 )
 from .flags import Command, destination, given
+from .values import MAKES_LONG
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ _log = logging.getLogger(__name__)
 _ONLY_WITH = {
     "audio": ("audio-noise",),
     "image": ("compression",),
-    "window segments timeline": ("overlap", "drift", "overlap-strength", "transition", "resume"),
+    " ".join(MAKES_LONG): ("overlap", "drift", "overlap-strength", "transition", "resume"),
     "retake": ("only",),
     "mask": ("feather", "mask-sound"),
     "blend": ("blend-radius",),

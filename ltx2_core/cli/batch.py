@@ -75,7 +75,7 @@ def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list
                 continue
             if job.is_taken and not (options.overwrite or job.values.get("overwrite")):
                 raise LTX2Error(
-                    f"{job.targets[0].name} is there with other settings or files: give another output, or --overwrite."
+                    f"{job.name} is there with other settings or files: give another output, or --overwrite."
                 )
             maker.check(job)
             jobs.append(job)

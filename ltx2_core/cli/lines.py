@@ -23,7 +23,7 @@ from .files import check_not_read, digest_of
 from .flags import Command
 from .parser import build_parser, parse
 from .syntax import read_text
-from .values import Values, checked_values, lasting, merged, words_of
+from .values import MAKES_LONG, Values, checked_values, lasting, merged, words_of
 
 LARGEST = 2**26  # bytes of a file of lines
 LONGEST = 2**20  # characters of a line or a cell
@@ -65,6 +65,11 @@ class Job:
     def files(self) -> tuple[str, ...]:
         """The names of its files, by which it is known among all others."""
         return tuple(map(str, self.targets))
+
+    @property
+    def name(self) -> str:
+        """How it is called among the clips of its batch."""
+        return self.targets[0].name
 
     @property
     def is_done(self) -> bool:
@@ -215,7 +220,8 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None) -> Job:
             raise SettingError("it has a seed of its own: leave that out, or --seeds.")
         values["seed"] = str(seed)
     values["output"] = str(_inside(folder, _named(line, values, seed)))
-    values.setdefault("resume", str(folder / WINDOWS))
+    if any(name in values for name in MAKES_LONG):
+        values.setdefault("resume", str(folder / WINDOWS))
     options = parse(["generate", *words_of(values, generate_command())])
     targets = numbered(options.output, batch_size_of(options))
     for target in targets:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..checkpoint import Models
 from ..errors import LTX2Error, one_line, plain_text
 from ..pipeline.engines.local import LocalEngine
-from ..pipeline.generate import check_decoders, completed, next_engine, run_complete, settled
+from ..pipeline.generate import completed, next_engine, run_complete, settled
 from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
 from ..pipeline.stage import Events
 from ..pipeline.takes import Take
@@ -17,6 +17,7 @@ from ..settings import Request
 from .arguments import request_of
 from .clips import find_rescued, models_of, rescued, tagged, write_clips
 from .lines import Job
+from .progress import log_of
 from .values import Notes
 
 TRIES = 2  # of a clip that fails
@@ -59,17 +60,16 @@ class Maker:
     def _opened(self, job: Job) -> tuple[Models, Request]:
         options = job.options()
         key = tuple(options.checkpoint or ()), options.text_encoder, options.distilled
-        if key not in self._models:
-            self._models[key] = models_of(options)
-        request = request_of(options, self._models[key])
+        with log_of(job.name):
+            if key not in self._models:
+                self._models[key] = models_of(options)
+            request = request_of(options, self._models[key])
         return self._models[key], replace(request, resources=replace(request.resources, cache=self._folder))
 
     def check(self, job: Job) -> None:
         """Raise LTX2Error if the clip cannot be; that it does not fit the card shows later."""
         models, request = self._opened(job)
-        complete = completed(models, request)
-        check_decoders(models, complete)
-        self._prompts[job.files] = check_clip(models, complete, self._folder)
+        self._prompts[job.files] = check_clip(models, request, self._folder)
 
     def read(self, jobs: Sequence[Job]) -> int:
         """Read the prompts of all clips, in one load of each text encoder; returns how many were read."""
@@ -87,6 +87,10 @@ class Maker:
 
     def make(self, job: Job) -> Outcome:
         """Make a clip and write it, if need be twice; what another try has finished, or sampled, is there already."""
+        with log_of(job.name):
+            return self._made(job)
+
+    def _made(self, job: Job) -> Outcome:
         began, files = time.monotonic(), job.files
         if job.is_done:
             return Outcome(job.number, files, MADE)

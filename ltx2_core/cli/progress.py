@@ -53,11 +53,23 @@ def write_line(sentence: object) -> None:
 
 
 class TerminalLog(logging.Handler):
-    """Writes what the library logs as plain lines on stderr."""
+    """Writes what the library logs, in whichever thread, as plain lines on stderr that begin with their ``subject``."""
+
+    subject = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message of ``record``."""
-        write_line(self.format(record))
+        write_line(self.subject + self.format(record))
+
+
+@contextmanager
+def log_of(name: str) -> Iterator[None]:
+    """Let what is logged meanwhile begin with ``name``: that of one of many clips, made one after the other."""
+    before, TerminalLog.subject = TerminalLog.subject, f"{name}: "
+    try:
+        yield
+    finally:
+        TerminalLog.subject = before
 
 
 @contextmanager

@@ -30,6 +30,8 @@ OF_A_RUN = frozenset(
     )
 )
 
+MAKES_LONG = ("window", "segments", "timeline")  # flags that make a clip in windows, or may
+
 # Flags of which one takes the place of the others.
 _RIVALS = (
     ({"frames"}, {"seconds"}, {"as-prompt-needs"}),

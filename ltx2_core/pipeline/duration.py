@@ -95,7 +95,6 @@ def with_length(models: Models, request: Request, events: Events) -> Request:
     """
     if not request.clip.follows_prompt:
         return request
-    head_of(models).outline()  # refuses one that cannot be read before the prompt is
     engine = LocalEngine(models, request.resources, events, request.loras)
     cache = contexts_cache(engine, request.resources.cache)
     contexts = EncodeText.of([request.prompt], cache, engine, request.encoded).run(engine, cache)

@@ -20,9 +20,9 @@ from ..sampling.recipes import Recipe
 from ..sampling.schedules import ALL_NOISE
 from ..settings import AUTO, CompleteRequest, Request
 from ..text.prompts import describe_prompts
-from .duration import with_length
+from .duration import head_of, with_length
 from .encode_conditions import encode_all
-from .encode_text import contexts_cache
+from .encode_text import EncodeText, contexts_cache
 from .engine import Engine
 from .engines.local import LocalEngine
 from .enhance import with_enhanced_prompt
@@ -32,7 +32,7 @@ from .long import Script, describe_unread
 from .plan import plan_stages
 from .precision import clean_inference
 from .stage import Events
-from .stages import Stages, check_size
+from .stages import Stages, check_size, text_of
 from .takes import Take
 
 _log = logging.getLogger(__name__)
@@ -88,19 +88,29 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
 def settled(models: Models, request: Request, events: Events = Events()) -> CompleteRequest:
     """Return the request with nothing left open: its prompt made longer, its length said by it, if asked."""
     if request.enhance is not None or request.clip.follows_prompt:
-        _check_ahead(models, request)
+        complete = completed(models, request)
+        check_ahead(request, complete, LocalEngine(models, request.resources, loras=complete.loras), NOWHERE)
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
     return completed(models, request)
 
 
-def _check_ahead(models: Models, request: Request) -> None:
-    """Refuse what can be before the first network is loaded, to write a prompt or to read how long it needs."""
-    complete = completed(models, request)
-    engine = LocalEngine(models, request.resources, loras=complete.loras)
-    if request.clip.follows_prompt:  # and what is given has no frame yet
-        check_size(complete, engine.blueprint)
-    else:
-        Stages.of(complete, engine, NOWHERE)
+def check_ahead(request: Request, complete: CompleteRequest, engine: Engine, cache: DiskCache) -> EncodeText:
+    """Refuse what can be before the first network is loaded, and return the stage of the prompts.
+
+    Args:
+        request: what is asked.
+        complete: the same completed, with any length where the prompt decides it.
+        engine: for dtypes and blueprint; nothing is loaded.
+        cache: where encoded prompts are kept.
+
+    Raises:
+        LTX2Error: the clip cannot be.
+    """
+    if not request.clip.follows_prompt:
+        return Stages.of(complete, engine, cache).text
+    check_size(complete, engine.blueprint)  # what is given has no frame yet
+    head_of(engine.models).outline()
+    return text_of(complete, complete.streams, engine, cache)
 
 
 @clean_inference()

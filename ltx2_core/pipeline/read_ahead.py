@@ -6,15 +6,15 @@ from pathlib import Path
 
 from ..checkpoint import Models
 from ..memory.placement import StageNeed
-from ..settings import CompleteRequest
+from ..settings import CompleteRequest, Request
 from ..text import Features, Tokenizer, compute_hidden_states, extract_features
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
 from .engine import Engine
 from .engines.local import LocalEngine
+from .generate import check_ahead, check_decoders, completed
 from .needs.blueprint import Blueprint
 from .precision import clean_inference
 from .stage import TEXT_ENCODER, TEXT_FEATURES, Events, Networks, Stage
-from .stages import Stages
 
 KEPT_BYTES = 2**36  # of the prompts of a batch on disk; one takes 12 MB in bfloat16
 CONNECTED_AT_ONCE = 16  # prompts, whose contexts lie on the card together
@@ -66,21 +66,22 @@ class Prompts:
     words: tuple[str, ...]
 
 
-def check_clip(models: Models, complete: CompleteRequest, folder: Path) -> Prompts:
+def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
     """Check all of a clip that can be checked without its prompt being read, and return what has to be read for it.
 
     Args:
         models: the opened files.
-        complete: what is asked; of a length that the prompt decides all else is checked.
+        request: what is asked.
         folder: where encoded prompts are kept.
 
     Raises:
         LTX2Error: the clip cannot be.
     """
-    request = complete.request
+    complete = completed(models, request)
+    check_decoders(models, complete)
     engine = LocalEngine(models, request.resources, loras=complete.loras)
     cache = contexts_cache(engine, folder)
-    prompts = Stages.of(complete, engine, cache).text.cached
+    prompts = check_ahead(request, complete, engine, cache).cached
     for each in prompts:
         readable_prompt(each)
     replaced = {request.prompt} if request.enhance is not None else set()  # by one that is not written yet

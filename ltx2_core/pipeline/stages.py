@@ -1,6 +1,6 @@
 """The stages of one clip, made from a request before anything runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,10 +91,8 @@ class Stages:
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         rounds = tuple(_rounds(request, engine, ahead, final))
-        negative = [request.negative] if request.needs_negative(ahead.state.free) else []
-        prompts = [*(segment.prompt for segment in request.script), *negative]
         return cls(
-            text=EncodeText.of(prompts, cache, engine, request.request.encoded),
+            text=text_of(request, ahead.state.free, engine, cache),
             conditions=ahead,
             sample=_first_stage(request, ahead),
             upscale=tuple(_upscalers(request, engine, len(ahead.generated_frames) if request.keeps_keyframes else 0)),
@@ -119,6 +117,13 @@ class Stages:
         yield from self.decode_audio or ()
         if self.decode_video is not None:
             yield self.decode_video
+
+
+def text_of(request: CompleteRequest, free: Collection[str], engine: Engine, cache: DiskCache) -> EncodeText:
+    """Return the stage of the prompts, of which the negative one is read where a stream that is ``free`` needs it."""
+    negative = [request.negative] if request.needs_negative(free) else []
+    prompts = [*(segment.prompt for segment in request.script), *negative]
+    return EncodeText.of(prompts, cache, engine, request.request.encoded)
 
 
 def _check_encoders(engine: Engine, given: ConditionSizes) -> None:

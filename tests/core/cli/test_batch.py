@@ -93,6 +93,15 @@ def test_what_is_there_with_other_settings_is_replaced_only_if_that_is_asked_for
     assert (out / "line_0001.mp4").read_bytes() != before
 
 
+def test_what_is_logged_of_a_clip_begins_with_its_name(made, tmp_path, capsys):
+    """Of a plain one nothing is: the folder of finished windows is none that anybody has asked for."""
+    clips = lines_of(tmp_path, {"prompt": "a"}, {"prompt": "b", "feather": 2}, {"prompt": "c", "window": 97})
+    assert main(["batch", clips, "--output", str(tmp_path / "out"), *SMALL]) == 0
+    unused = [line for line in capsys.readouterr().err.splitlines() if "is not used" in line]
+    assert unused and {*unused} == {"line_0002.mp4: --feather is not used: it counts only with --mask."}
+    assert [each.resume for each in made.requests] == [None, None, tmp_path / "out" / ".windows"]
+
+
 def test_another_picture_of_the_same_name_is_another_setting(made, tmp_path, capsys):
     out, picture = tmp_path / "out", tmp_path / "a.png"
     Image.new("RGB", (64, 64), "red").save(picture)

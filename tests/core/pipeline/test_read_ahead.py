@@ -10,8 +10,8 @@ SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
 
 def test_prompts_are_read_once_and_kept(tmp_path):
     models, request = ltx2.open_models("miniature"), Request.of("a red ball", **SMALL)
-    request = completed(models, request)
     asked = check_clip(models, request, tmp_path)
+    request = completed(models, request)
     assert "a red ball" in asked.words and asked.identity
     assert read_ahead(models, request, ["a red ball", "a blue ball", "a red ball"], tmp_path) == 2
     assert read_ahead(models, request, ["a red ball", "a green ball"], tmp_path) == 1

@@ -21,12 +21,14 @@ from ltx2_core.checkpoint.keys.text import DURATION_HEAD
 from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.cli.arguments import read_clip
 from ltx2_core.cli.parser import parse
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import CheckpointError, MissingFileError, SettingError
 from ltx2_core.geometry import predicted_frames
 from ltx2_core.media import write_audio
 from ltx2_core.pipeline.duration import fit_length, follow_given
-from ltx2_core.settings import AS_GIVEN, AS_PROMPT, ClipSettings
+from ltx2_core.pipeline.read_ahead import check_clip
+from ltx2_core.settings import AS_GIVEN, AS_PROMPT, ClipSettings, Request
 from ltx2_core.settings.clip import IN_FRAMES
 from ltx2_core.text import Contexts
 from ltx2_core.text.duration import DurationHead, DurationHeadConfig, predict_seconds
@@ -135,6 +137,16 @@ def test_what_is_missing_is_said(parts, tmp_path, capsys):
     both = ["--as-prompt-needs", "--frames", "9"]
     assert main(["generate", "--prompt", "a", "--output", str(tmp_path / "a.mp4"), *both]) != 0
     assert "--as-prompt-needs leaves the length to the prompt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_clip_of_many_is_checked_although_its_length_is_not_known_yet(parts, tmp_path):
+    picture = Picture(torch.rand(1, 64, 64, 3), frame=130)
+    settings = {"length": AS_PROMPT, "least_seconds": 6, "width": 64, "height": 64, "device": "cpu"}
+    request = Request.of("a ball", conditions=[picture], **settings)
+    assert check_clip(open_models(parts), request, tmp_path).words == ("a ball",)
+    with pytest.raises(MissingFileError, match="there is no duration head"):
+        check_clip(open_models(parts[:-1]), request, tmp_path)
 
 
 @pytest.mark.slow
