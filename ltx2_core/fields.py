@@ -8,19 +8,20 @@ Node widgets, flags of the command line, tables of help pages and API pages are 
 """
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from numbers import Integral, Real
-from pathlib import Path, PureWindowsPath
-from types import MappingProxyType, NoneType
+from pathlib import PureWindowsPath
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError, short
 from .errors.files import NOT_ON_WINDOWS, has_controls, is_refused, leads_out
+from .errors.kinds import fits, other_kind
 
 Settings = TypeVar("Settings")
 
@@ -162,8 +163,8 @@ class Setting:
         kinds = {*get_args(self.type), self.type}
         if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
             value = tuple(value)
-        if value is not None and not _fits(value, self.type):
-            raise _other_kind(self.called, value, self.type)
+        if value is not None and not fits(value, self.type):
+            raise other_kind(self.called, value, self.type)
         if isinstance(value, Real) and type(value) not in (bool, int, float) and Fraction not in kinds:
             with suppress(OverflowError):  # of a fraction beyond all limits
                 return float(value) if float in kinds else int(cast(Integral, value))
@@ -187,7 +188,7 @@ class Setting:
 def check_number(name: str, value: object, least: float, most: float, unit: str = "") -> None:
     """Raise SettingError if ``value`` is not a number from ``least`` to ``most`` of a unit; NaN lies nowhere."""
     if not isinstance(value, Real):
-        raise _other_kind(name, value, float)
+        raise other_kind(name, value, float)
     if not least <= cast(float, value) <= most:
         found = short(cast(float, value))
         limits = f"{short(least)} and {short(most)} {unit}".strip()
@@ -201,8 +202,8 @@ class Checked:
         """Raise SettingError for a value of another kind than its field; numbers of NumPy become plain ones."""
         for name, setting in settings_of(type(self)).items():
             value = getattr(self, name)
-            if value is None and not _fits(None, setting.type):
-                raise _other_kind(setting.called, value, setting.type)
+            if value is None and not fits(None, setting.type):
+                raise other_kind(setting.called, value, setting.type)
             if (plain := setting.settled(value)) is not value:
                 object.__setattr__(self, name, plain)
 
@@ -227,72 +228,6 @@ class OutputName(Checked):
         """Raise SettingError for a name that leads out of the folder."""
         super().__post_init__()
         check_output_name(self.filename_prefix)
-
-
-def check_kinds(value: object, *, unset: bool = True) -> None:
-    """Raise SettingError if a field of the dataclass ``value`` is not what its type says; None is if ``unset``."""
-    owner: type = type(value)
-    for name, hint in _hints(owner).items():
-        content = getattr(value, name)
-        if not ((unset and content is None) or _fits(content, hint)):
-            raise _other_kind(name, content, hint)
-
-
-@cache
-def _hints(owner: type) -> Mapping[str, Any]:
-    return get_type_hints(owner)
-
-
-_KINDS: dict[Any, str] = {
-    bool: "True or False", int: "a whole number", float: "a number", str: "a text", Path: "a path"
-}  # fmt: skip
-
-
-_WIDER: dict[Any, Any] = {int: Integral, float: Real, Path: (str, Path)}
-
-
-def _other_kind(name: str, value: object, hint: Any) -> SettingError:
-    return SettingError(f"{name} is {str(value)[:50]!r}; it must be {_describe(hint)}.")
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
-        return f"a pair of {' and '.join(map(_describe, get_args(hint)))}"
-    if get_origin(hint) in (tuple, Collection):
-        return f"a list, of which each is {_describe(get_args(hint)[0])}"
-    if get_origin(hint) is Callable:
-        return "a function"
-    if kinds := get_args(hint):
-        return " or ".join(_describe(each) for each in kinds if each is not NoneType)
-    article = "an" if hint.__name__[0] in "AEIOU" else "a"
-    return _KINDS.get(hint, f"{article} {hint.__name__}")
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Return whether ``value`` is of the type ``hint``; a path may be a text."""
-    if get_origin(hint) in (tuple, Collection):
-        return _holds(value, hint)
-    if get_origin(hint) is Callable:
-        return callable(value)
-    if parts := get_args(hint):
-        return any(_fits(value, each) for each in parts)
-    if isinstance(value, bool):  # which is a number to Python
-        return hint is bool
-    if isinstance(value, str):  # which encodes, too, as a condition does
-        return hint in (str, Path)
-    return isinstance(value, _WIDER.get(hint, hint))
-
-
-def _holds(value: Any, hint: Any) -> bool:
-    """Return whether ``value`` is a collection of the type ``hint``, each part of a pair of its own."""
-    kind, parts = get_origin(hint), get_args(hint)
-    if not isinstance(value, kind):
-        return False
-    if kind is tuple and Ellipsis not in parts:
-        return len(value) == len(parts) and all(map(_fits, value, parts))
-    with suppress(TypeError):  # of a tensor that is one number
-        return all(_fits(each, parts[0]) for each in value)
-    return False
 
 
 LONGEST_NAME = 220  # bytes; almost every system has 255, and a number and an ending follow
@@ -354,7 +289,7 @@ def check_together(owner: type, values: Mapping[str, Any]) -> None:
     fitting = {
         name: value
         for name, value in values.items()
-        if value is None or name not in settings or _fits(value, settings[name].type)
+        if value is None or name not in settings or fits(value, settings[name].type)
     }
     asked = (each for each in fields(owner) if each.init)
     if {each.name for each in asked if each.default is each.default_factory is MISSING} <= fitting.keys():

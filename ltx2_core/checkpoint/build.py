@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 
 from ..errors import SettingError
+from ..errors.kinds import arguments_checked
 from ..quantization import cast, install_quantized_layers, use_scaled_products, wants_exact_products
 from .components import ComponentNetwork
 from .files import called, named_errors
@@ -12,6 +13,7 @@ from .loading import load_strict
 from .models import Models
 
 
+@arguments_checked
 def build(
     models: Models,
     name: str,
@@ -38,8 +40,14 @@ def build(
 
     Raises:
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or in a format that cannot be read.
-        SettingError: There is no such format, or it is not for this component.
+        SettingError: There is no such device or format, or it is not for this component.
     """
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise SettingError(
+            f"device is {str(device)[:50]!r}; it must be one of PyTorch's, such as cuda or cpu."
+        ) from None
     if format is not None and name != "transformer":
         raise SettingError(f"Only the transformer can be cast to {format}; build the {name} without a format.")
     source = models.source(name)
@@ -54,6 +62,6 @@ def build(
     load_strict(network, state, title, source.variant.keys.official)
     if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
-    if any(tensor.device != torch.device(device) for tensor in state.values()):  # a walk through all modules
+    if any(tensor.device != device for tensor in state.values()):  # a walk through all modules
         network.to(device)
     return network.eval()

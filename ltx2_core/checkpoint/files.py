@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..disk_cache import fingerprint
 from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
-from ..errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
-from ..errors.files import named_path, not_read, visible_files
+from ..errors import CheckpointError, MissingFileError, UnreadableFileError
+from ..errors.files import as_path, not_read, visible_files
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
     BLOCKS,
@@ -292,13 +292,6 @@ class TensorFile:
             f"{called(self.path)} was written anew while it was in use, and is not what it was when it was opened: "
             "start again with the new file, when it is complete."
         )
-
-
-def as_path(given: object, what: str) -> Path:
-    """Return ``given`` as a path that has a name; SettingError, which ``what`` begins, if it is none, or is empty."""
-    if not isinstance(given, (str, os.PathLike)) or not str(given):
-        raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
-    return named_path(Path(given))
 
 
 @contextmanager

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from ..errors import CheckpointError, SettingError, counted, first_line
-from ..errors.foreign import Fields, shown
+from ..errors import CheckpointError, counted, first_line
+from ..errors.files import as_path
+from ..errors.foreign import Fields
+from ..errors.kinds import check_kind
 from ..quantization import check_library, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant, is_claimed
 from .contents import LORA_FILE, LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
-from .files import TensorFile, as_path, called, check_there, named_errors
+from .files import TensorFile, called, check_there, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .keys.gemma import PROJECTION
 from .loading import shorten_list
@@ -59,6 +61,8 @@ class Source(StoredNetwork):
 
 class Models:
     """What a set of files holds; headers only, no weights are read."""
+
+    described = "what open_models returns"  # in a sentence about what is none
 
     def __init__(
         self,
@@ -314,13 +318,12 @@ def open_models(
         CheckpointError: A file is not what it has to be.
         SettingError: Something is no path, or ``distilled`` is neither of its values.
     """
-    if distilled not in (None, True, False):
-        raise SettingError(f"distilled is {shown(distilled)}; True, False or None was expected.")
-    if checkpoint == "miniature":
-        checkpoint, text_encoder = BUILT_IN, text_encoder or BUILT_IN_GEMMA
-    several: Collection[object] = checkpoint if isinstance(checkpoint, Collection) and checkpoint else [checkpoint]
-    one = isinstance(checkpoint, str | bytes)  # which are collections, too
-    paths = [as_path(each, "The checkpoint") for each in ([checkpoint] if one else several)]
+    check_kind("distilled", distilled, bool | None)
+    if isinstance(checkpoint, str) and checkpoint == "miniature":
+        checkpoint, text_encoder = BUILT_IN, BUILT_IN_GEMMA if text_encoder is None else text_encoder
+    is_list = isinstance(checkpoint, list | tuple | set | frozenset) and len(checkpoint) > 0
+    several = cast(Collection[object], checkpoint) if is_list else [checkpoint]
+    paths = [as_path(each, "The checkpoint") for each in several]
     own = [("video_vae", video_vae, VIDEO_VAE), ("audio_vae", audio_vae, AUDIO_VAE)]
     given = [(as_path(path, name), names) for name, path, names in own if path is not None]
     chosen = [(file, names) for path, names in given for file in _open_all([path])]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, MissingFileError, SettingError
+from ..errors.files import as_path
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..quantization import (
     check_library,
@@ -25,7 +26,7 @@ from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokeni
 from .components import Variant, is_claimed
 from .contents import tell_contents
 from .entries import MARKER
-from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
+from .files import TensorFile, named_errors, read_file, read_json, weight_beside
 from .folders import as_one, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys

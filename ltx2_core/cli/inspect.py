@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint.contents import DURATION_HEAD, LTX_PART, describe_contents
 from ..checkpoint.duration_head import is_duration_head
-from ..checkpoint.files import TensorFile, as_path
+from ..checkpoint.files import TensorFile
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import AUDIO_VAE, Models, sources_in, versions_of
@@ -15,7 +15,7 @@ from ..checkpoint.text_encoder import TextEncoderFiles, find_kind, open_text_enc
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, LTX2Error, MissingFileError
-from ..errors.files import visible_files
+from ..errors.files import as_path, visible_files
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..media.notes import describe_tags, describe_texts

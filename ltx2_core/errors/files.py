@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
 from . import LTX2Error, SettingError, UnreadableFileError
+from .foreign import shown
 
 _LONGEST = 255  # bytes of a name; Windows and macOS count characters instead, which are never more
 _LONGEST_PATH = 247  # letters of a folder on Windows, with all that it is in; a file may have 12 more
@@ -97,6 +98,18 @@ def leads_out(name: PureWindowsPath) -> bool:
 def named_path(path: Path) -> Path:
     """Return ``path`` so that sentences can call it by its name, which "." and ".." lack."""
     return path if path.name not in ("", "..") else Path(os.path.abspath(path))
+
+
+def as_path(given: object, what: str) -> Path:
+    """Return ``given`` as a path that has a name; raises as ``plain_path``."""
+    return named_path(plain_path(given, what))
+
+
+def plain_path(given: object, what: str) -> Path:
+    """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, or is empty."""
+    if not isinstance(given, (str, os.PathLike)) or not (text := os.fspath(given)) or isinstance(text, bytes):
+        raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
+    return Path(given)
 
 
 def visible_files(folder: Path, *ends: str) -> list[Path]:

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, TypeVar
 from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
 from ..errors.files import has_controls, not_read
 from ..errors.foreign import BACKSLASHES
-from .values import path_text
 
 T = TypeVar("T")
 
@@ -104,7 +103,7 @@ def name_of(source: object) -> str:
 
 def check_no_address(path: str | os.PathLike) -> None:
     """Raise SettingError for a name to be written that reads as an address, such as file:clip.mp4."""
-    if _ADDRESS.match(text := path_text(path)):
+    if _ADDRESS.match(text := os.fspath(path)):
         raise SettingError(
             f"{text} is an address; only files of this machine are written: give a path such as out/x.mp4."
         )

@@ -1,6 +1,5 @@
 """What callers of this room give, checked where it comes in: numbers, frames and samples."""
 
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from math import nan
@@ -46,13 +45,6 @@ def seconds_of(name: str, value: object) -> Fraction:
     if not 0 <= number <= LATEST:
         raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {LATEST:,}.")
     return Fraction(number if isinstance(number, Rational) else float(number)).limit_denominator(1_000_000)
-
-
-def path_text(path: object) -> str:
-    """Return the name of a file as text; SettingError for what is none."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
-        raise SettingError(f"{_shown(path)} is no name of a file: give a text, such as 'clip.mp4', or a Path.")
-    return text
 
 
 def check_frames(chunk: object) -> None:

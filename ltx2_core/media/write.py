@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, holds_numbers
 from ..errors.atomic import Naming, check_place, whole_or_nothing
-from ..errors.files import check_names, not_written
+from ..errors.files import check_names, not_written, plain_path
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -192,8 +192,9 @@ def check_target(path: str | os.PathLike) -> None:
 
 def check_name(path: str | os.PathLike) -> Path:
     """Return ``path``, of what can be written; SettingError for an address, and a name that no file can have."""
-    check_no_address(path)
-    path = Path(path)
+    checked = plain_path(path, "The file to be written")
+    check_no_address(path)  # as it was written: a path has one slash for two
+    path = checked
     if path.name in ("", ".."):
         raise SettingError(f"{path} is a folder that is there: give a name in it, such as {path / 'clip.mp4'}.")
     check_names(path)
@@ -241,7 +242,7 @@ def write_video(
     Raises:
         MediaError: For no frames, odd sizes and NaN.
     """
-    naming, fps = naming or Naming(Path(path)), rate_of(fps)
+    naming, fps = naming or Naming(plain_path(path, "The video")), rate_of(fps)
     sound = None if waveform is None else _for_aac(*_checked(waveform, sample_rate))
     frames = _frames(chunks)
     # The muxer holds the sound back, which is small, until the pictures of the same time have come.
@@ -277,7 +278,7 @@ def write_audio(
 
     Raises MediaError for no sound or NaN, and SettingError for another kind of file.
     """
-    path = Path(path)
+    path = plain_path(path, "The sound file")
     codec = AUDIO_CODECS.get(path.suffix.lower())
     if codec is None:
         raise SettingError(f"{path.name}: sound is written as .wav or .flac, not as {path.suffix or 'a folder'}.")
@@ -312,7 +313,7 @@ def write_frames(
     may be beyond 0..1. Raises TargetExistsError if the folder has something in it, and MediaError for frames that
     cannot be written.
     """
-    folder = Path(folder)
+    folder = plain_path(folder, "The folder of frames")
     _refuse_a_full(folder)
     naming = naming or Naming(folder)
     with whole_or_nothing(folder, naming=naming) as unfinished:

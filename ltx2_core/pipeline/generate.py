@@ -12,8 +12,8 @@ from ..checkpoint.files import called
 from ..conditioning.kept import is_replaced, kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
 from ..disk_cache import NOWHERE, DiskCache
-from ..errors import CheckpointError, SettingError
-from ..fields import check_kinds
+from ..errors import CheckpointError
+from ..errors.kinds import arguments_checked
 from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
@@ -56,11 +56,9 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
     Raises:
         LTX2Error: for settings that cannot be, and for clips that do not fit the card, before any weights are read.
     """
-    if not isinstance(models, Models):
-        raise SettingError(f"models is {str(models)[:50]!r}; it must be what open_models returns.")
-    names = [each.name for each in fields(Events) if settings.get(each.name) is not None]
-    check_kinds(events := Events(**{name: settings[name] for name in names}))
-    rest = {name: value for name, value in settings.items() if name not in vars(Events)}
+    told = {each.name for each in fields(Events)}
+    events = Events(**{name: value for name, value in settings.items() if name in told and value is not None})
+    rest = {name: value for name, value in settings.items() if name not in told}
     return run(models, Request.of("" if prompt is None else prompt, negative, **rest), events=events)
 
 
@@ -70,6 +68,7 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
 
 
 @clean_inference()
+@arguments_checked
 def run_batch(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> list[Clip]:
     """Make the clips that ``request`` asks for, as many as its batch size says.
 

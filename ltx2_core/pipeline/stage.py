@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, Vocoder
 from ..checkpoint.encoder_alone import VISION
 from ..errors import Finding
+from ..errors.kinds import check_kinds
 from ..geometry import ClipShape
 from ..lora import Stack
 from ..memory.machine import Machine
@@ -139,6 +140,10 @@ class Events:
     on_remark: Callable[[str], None] = lambda text: None
     on_latent: Callable[[Take], None] = lambda take: None
     check: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for what cannot be called."""
+        check_kinds(self, unset=False)
 
     def report_findings(self, findings: Sequence[Finding]) -> None:
         """Report everything that looks or sounds wrong."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..disk_cache import cache_folder, fingerprint
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.atomic import Naming, check_free, write_atomically
-from ..errors.files import named_beside, not_read
+from ..errors.files import as_path, named_beside, not_read
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
 from ..latents import MOST_BYTES, STREAMS, AVLatent, from_parts
@@ -83,7 +83,7 @@ def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
         TargetExistsError: There is a file of this name, and nothing says that it may go.
         UnreadableFileError: The disk refuses.
     """
-    path = Path(path)
+    path = as_path(path, "The latent")
     if not overwrite:
         check_free(path)
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in _tensors(take).items()}
@@ -133,7 +133,7 @@ def load_take(path: str | Path) -> Take:
         MissingFileError: There is no such file.
         CheckpointError: It is damaged, of another kind, or of another version.
     """
-    path = Path(path)
+    path = as_path(path, "The latent")
     header, tensors = _read(path)
     about = Fields(parse_json(header["about"], f"What {path.name} says of its latent"), path.name)
     tags = parse_json(header["tags"], f"The settings in {path.name}")

@@ -1,5 +1,6 @@
 """What is asked for a clip, held to its limits and completed by the recipe of the model."""
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -8,6 +9,7 @@ from math import lcm, prod
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from ..conditioning import LatentCondition
@@ -19,7 +21,9 @@ from ..conditioning.light import FILE_SPACES
 from ..conditioning.pictures import GeneratedKeyframes, Picture
 from ..conditioning.rate import at_rate, of_round
 from ..errors import SettingError
-from ..fields import Choice, Switch, check_kinds, check_number, did_you_mean, settings_of
+from ..errors.files import as_path
+from ..errors.kinds import check_kind, check_kinds
+from ..fields import Choice, Switch, check_number, did_you_mean, settings_of
 from ..geometry import ClipShape, whole_segments
 from ..lora import Stack
 from ..sampling import SAMPLERS, Recipe, Refine, ScheduleSettings, StreamGuidance, schedules
@@ -30,6 +34,8 @@ from .clip import AS_PICTURE, STREAM_CHOICES, ClipSettings, Enhancing, LongClip,
 from .resources import GIB, PRECISIONS, Resources
 from .sampling import SamplingSettings
 from .second_stage import SecondStage
+
+_log = logging.getLogger(__name__)
 
 _PARTS: dict[str, type] = {
     "clip": ClipSettings,
@@ -113,7 +119,10 @@ class Request:
 
     def __post_init__(self) -> None:
         """Hold every setting to its limits."""
-        check_kinds(self)
+        check_kinds(self, unset=False)
+        for name in ("enhancer", "encoded"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_path(path, name))
         for each in filter(None, (self.guidance, self.long)):
             check_kinds(each)
         for condition in filter(is_dataclass, self.conditions):
@@ -137,8 +146,11 @@ class Request:
         """
         _refuse_unknown(flat)
         flat = {**flat, **_machine(flat)}
+        check_kind("sound_only", flat.get("sound_only"), bool | None)
         if flat.get("sound_only"):
             flat["streams"] = "sound only"
+        if flat.get("custom_sigmas") is not None and flat.get("schedule") is None:
+            flat["schedule"] = CUSTOM
         if flat.get("fps") is None:
             flat.pop("fps", None)
         parts = {name: owner(**_of_class(flat, owner)) for name, owner in _PARTS.items()}
@@ -511,17 +523,20 @@ def _machine(flat: dict[str, Any]) -> dict[str, Any]:
         found["devices"] = devices if isinstance(devices, str) else ",".join(map(str, _all_of("devices", devices)))
     if (dtype := flat.get("dtype")) is not None:
         names = {each: name for name, each in PRECISIONS.items()}
-        if dtype not in [*names]:  # which may be anything
+        if not isinstance(dtype, torch.dtype) or dtype not in names:
             raise SettingError(f"dtype is {dtype}; it must be one of {', '.join(map(str, names))}.")
         found["precision"] = names[dtype]
     return found
 
 
 def _long(flat: dict[str, Any]) -> LongClip | None:
-    windowing, segments = flat.get("windowing"), _all_of("segments", flat.get("segments") or ())
-    if windowing is None and not segments:
+    windowing, segments, resume = (flat.get(name) for name in ("windowing", "segments", "resume"))
+    prompts = () if segments is None else _all_of("segments", segments)
+    if windowing is None and not prompts:
+        if resume is not None:
+            _log.warning("resume is not used: it counts only with windowing or segments.")
         return None
-    return LongClip(Windowing() if windowing is None else windowing, segments, flat.get("resume"))
+    return LongClip(Windowing() if windowing is None else windowing, prompts, resume)
 
 
 def _all_of(name: str, values: Any) -> tuple[Any, ...]:

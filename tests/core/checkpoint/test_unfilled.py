@@ -10,6 +10,7 @@ import tiny_parts
 import torch
 from safetensors.torch import load_file, save_file
 
+import ltx2_core as ltx2
 from benchmarks import start
 from ltx2_core import tiny
 from ltx2_core.checkpoint import TensorFile, build, open_models
@@ -22,10 +23,8 @@ from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.errors import CheckpointError
 from ltx2_core.layers import repeat
 from ltx2_core.memory.partition import tensors_of
-from ltx2_core.pipeline.duration import with_length
 from ltx2_core.pipeline.needs.blueprint import Blueprint
-from ltx2_core.pipeline.stage import Events
-from ltx2_core.settings import AS_PROMPT, Request
+from ltx2_core.settings import AS_PROMPT
 from ltx2_core.transformer import Transformer
 
 
@@ -130,9 +129,9 @@ def test_a_duration_head_is_looked_at_before_the_prompt_is_read(tmp_path, monkey
     path = models.duration_head.file.path
     save_file({key: value for key, value in load_file(path).items() if "mlp_out" not in key}, path)
     models = open_models([models.files[0].path, path])
-    monkeypatch.setattr("ltx2_core.pipeline.duration.LocalEngine", lambda *_: pytest.fail("the prompt would be read"))
+    monkeypatch.setattr("ltx2_core.pipeline.generate.with_length", lambda *_: pytest.fail("the prompt would be read"))
     with pytest.raises(CheckpointError, match="mlp_out"):
-        with_length(models, Request.of("a", None, length=AS_PROMPT), Events())
+        ltx2.generate(models, "a", length=AS_PROMPT)
 
 
 def test_of_several_duration_heads_the_log_says_which_counts(tmp_path, caplog):

@@ -26,13 +26,15 @@ from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.latents import AVLatent
+from ltx2_core.media import write_audio, write_clip, write_frames, write_video
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.memory.placement import place
 from ltx2_core.pipeline import encode_text
+from ltx2_core.pipeline.takes import Take, load_take, save_take
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
 from ltx2_core.sampling.windows import Segment
-from ltx2_core.settings import AS_PROMPT, Enhancing, SecondStage
+from ltx2_core.settings import AS_PROMPT, Enhancing, Request, SecondStage
 from ltx2_core.text import Contexts
 from ltx2_core.video_vae import Tiling
 
@@ -417,3 +419,34 @@ def test_findings_are_told_and_stop_nothing(models, tmp_path, capsys):
     told = []
     clip = ltx2.generate(mute, "x", on_finding=told.append, **SMALL)
     assert clip.frames.shape[0] == 9 and any("silent" in str(finding) for finding in told)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda odd, models: ltx2.run(odd, Request("x")), "models"),
+        (lambda odd, models: ltx2.run(models, odd), "request"),
+        (lambda odd, models: ltx2.run_batch(models, Request("x"), events=odd), "events"),
+        (lambda odd, models: ltx2.Events(on_progress=odd), "on_progress"),
+        (lambda odd, models: ltx2.generate(models, "x", check=odd), "check"),
+        (lambda odd, models: ltx2.build(odd, "vocoder"), "models"),
+        (lambda odd, models: ltx2.build(models, odd), "name"),
+        (lambda odd, models: ltx2.build(models, "vocoder", device=odd), "device"),
+        (lambda odd, models: ltx2.build(models, "transformer", format=odd), "format"),
+        (lambda odd, models: ltx2.open_models(odd), "The checkpoint"),
+        (lambda odd, models: ltx2.open_models("miniature", odd), "text_encoder"),
+        (lambda odd, models: ltx2.open_models("miniature", distilled=odd), "distilled"),
+        (lambda odd, models: load_take(odd), "The latent"),
+        (lambda odd, models: save_take(odd, Take(AVLatent(torch.zeros(1, 128, 1, 2, 2), None))), "The latent"),
+        (lambda odd, models: write_clip(odd, [], 24), "The file to be written"),
+        (lambda odd, models: write_video(odd, [], 24), "The video"),
+        (lambda odd, models: write_audio(odd, torch.zeros(2, 9), 24000), "The sound file"),
+        (lambda odd, models: write_frames(odd, []), "The folder of frames"),
+    ],
+)
+@pytest.mark.parametrize(
+    "odd", [5, torch.zeros(2), np.zeros(2), object(), {"a": 1}], ids=lambda odd: type(odd).__name__
+)
+def test_what_is_of_another_kind_is_told_at_the_door(call, name, odd, models):
+    with pytest.raises(SettingError, match=f"^{name} is "):
+        call(odd, models)

@@ -292,6 +292,8 @@ def test_limits_hold_in_all_that_a_value_contains():
         {"tiling": 512}, {"guidance": 3.0}, {"guidance": Guidance()}, {"video": 3.0}, {"second": True}, {"hq": "yes"},
         {"loras": ["style.safetensors"]}, {"loras": 1}, {"conditions": "room.png"}, {"conditions": ["room.png"]},
         {"sigmas": "1, 0"}, {"sigmas": ["1", "0"]}, {"segments": [(1, "a ball")]}, {"windowing": 33}, {"enhance": True},
+        {"sound_only": "False"}, {"sound_only": torch.zeros(2)}, {"segments": torch.zeros(2)}, {"dtype": np.zeros(3)},
+        {"encoded": ""}, {"conditions": {}}, {"hq": object()},
     ],
     ids=lambda given: next(iter(given)),
 )  # fmt: skip
@@ -323,6 +325,15 @@ def test_conditions_of_what_is_of_another_kind_are_told(wrong, fact):
 def test_numbers_of_numpy_and_paths_as_text_are_what_they_are():
     asked = Request.of("x", frames=np.int64(33), eta=np.float32(0.5), resume="windows", enhancer="gemma", sigmas=[1, 0])
     assert asked.completed(DEV).shape.frames == 33
+
+
+def test_paths_as_text_are_paths_and_a_list_of_sigmas_is_the_schedule():
+    asked = Request.of("", encoded="prompt.safetensors", custom_sigmas="1, 0.5, 0")
+    assert asked.completed(DEV).script[0].prompt == "prompt.safetensors" and asked.completed(DEV).sigmas == [1, 0.5, 0]
+
+
+def test_where_finished_windows_would_be_kept_is_told_to_be_unused_without_windows(caplog):
+    assert Request.of("x", resume="windows").long is None and "resume is not used" in caplog.text
 
 
 def test_suggestions_are_near_or_none():
