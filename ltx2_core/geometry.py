@@ -160,8 +160,8 @@ class ClipShape:
         return audio_latents(self.frames, self.fps)
 
     def samples(self, sample_rate: int) -> int:
-        """Samples of sound that last exactly as long as the frames."""
-        return round(self.seconds * sample_rate)
+        """Samples of sound that last exactly as long as the frames; one at least, whatever the rate."""
+        return max(1, round(self.seconds * sample_rate))
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,12 +100,16 @@ def shrink_lora(
 def low_rank_layers(file: TensorFile) -> list[Delta]:
     """Return the layers that are a product of two matrices, of whatever network; CheckpointError if there are none."""
     every = read_lora(file, lambda name: ("", name))
-    deltas = [] if every is None else [delta for _, _, delta in every.layers if delta.is_low_rank and delta.shape]
+    deltas = [] if every is None else [delta for _, _, delta in every.layers if _has_factors(delta)]
     if not deltas:
         raise CheckpointError(
             f"{file.path.name} has no layer that is a product of two matrices: nothing can be shrunk. Take it as it is."
         )
     return deltas
+
+
+def _has_factors(delta: Delta) -> bool:
+    return delta.is_low_rank and bool(delta.shape) and 0 not in (*delta.shape, delta.rank)
 
 
 def _metadata(file: TensorFile, layers: Sequence[ShrunkLayer]) -> dict[str, str]:
@@ -132,7 +136,13 @@ def _plan_layer(delta: Delta, energy: float, limit: int | None) -> ShrunkLayer:
     """Choose the rank of a layer by its singular values."""
     delta.check_numbers()
     up, down = _factors(delta)
-    squares = torch.linalg.svdvals(_r(up) @ _r(down.T).T).double().square()
+    middle = _r(up) @ _r(down.T).T
+    if not middle.isfinite().all():
+        raise CheckpointError(
+            f"{delta.file.path.name} has numbers in {delta.name} whose product is beyond all that a model computes "
+            "with: it is damaged; download it again, or take another LoRA."
+        )
+    squares = torch.linalg.svdvals(middle).double().square()
     before, total = int(delta.rank or 0), squares.sum()
     kept = squares.cumsum(0)
     wanted = 1 + int((kept < energy**2 * total).sum()) if energy < 1 else before

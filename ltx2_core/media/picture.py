@@ -2,7 +2,8 @@
 
 import logging
 from contextlib import suppress
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -48,11 +49,12 @@ def read_picture(source: Source) -> Tensor:
             if getattr(image, "is_animated", False):
                 _log.warning("%s has several pictures, of which the first is read.", name_of(source))
             place = file.tell()
-            tagged = image.format in TAGGED and "icc_profile" not in image.info
+            profile = None if image.format == "PNG" and _has_code_points(file) else image.info.get("icc_profile")
+            tagged = image.format in TAGGED and profile is None
             if tagged and (wide := read_wide_picture(source)) is not None:
                 return wide
             file.seek(place)  # a file that was open before is one for both readers
-            return torch.from_numpy(_pixels(image, name_of(source)))[None]
+            return torch.from_numpy(_pixels(image, profile, name_of(source)))[None]
     except (LTX2Error, MemoryError, RecursionError):
         raise
     except Image.DecompressionBombError as error:
@@ -64,7 +66,17 @@ def read_picture(source: Source) -> Tensor:
         ) from error
 
 
-def _pixels(image: Image.Image, name: str) -> np.ndarray:
+def _has_code_points(file: BinaryIO) -> bool:
+    """Whether a PNG names its colours in a chunk cICP, which counts before a profile (PNG, third edition, 4.3)."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and not head.endswith(b"IDAT"):
+        if head.endswith(b"cICP"):
+            return True
+        file.seek(int.from_bytes(head[:4], "big") + 4, SEEK_CUR)
+    return False
+
+
+def _pixels(image: Image.Image, profile: bytes | None, name: str) -> np.ndarray:
     """(H, W, 3) in 0..1, float32."""
     picture = ImageOps.exif_transpose(image)
     if picture.mode == "F":
@@ -76,7 +88,7 @@ def _pixels(image: Image.Image, name: str) -> np.ndarray:
         picture = picture.convert(picture.mode.upper())
     elif picture.mode not in ("RGB", "CMYK", "L"):
         picture = picture.convert("RGB")
-    return np.array(_in_srgb(picture, image.info.get("icc_profile")), np.float32) / np.float32(255)
+    return np.array(_in_srgb(picture, profile), np.float32) / np.float32(255)
 
 
 def _grey(values: np.ndarray, white: int, name: str) -> np.ndarray:

@@ -190,6 +190,8 @@ def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
     assert short.lasting(CLIP).shape == long.lasting(CLIP).shape == (2, 33_000)
     assert torch.equal(short.lasting(CLIP)[:, :20_000], short.waveform) and not short.lasting(CLIP)[:, 20_000:].any()
     assert torch.equal(long.lasting(CLIP), long.waveform[:, :33_000])
+    slow = AudioSource(torch.ones(2, 9), 1)  # which has not one sample in a clip of a frame
+    assert slow.lasting(replace(CLIP, frames=1)).tolist() == [[1], [1]]
     (said,) = short.findings(CLIP)
     assert "lasts 0.83 s, and the clip 1.38 s: the rest is filled with silence" in str(said)
     assert long.findings(CLIP) == []

@@ -123,6 +123,8 @@ def test_what_cannot_be_shrunk_is_said_and_leaves_nothing(lora, tmp_path):
     state[f"{BLOCK}.1.attn1.to_q.lora_A.weight"][0, 0] = torch.nan
     save_file(state, broken)
     save_file({f"{BLOCK}.0.attn1.to_q.diff": torch.ones(4, 4)}, other)
+    huge = tmp_path / "huge.safetensors"
+    save_file({key: value * 1e25 for key, value in load_file(lora).items()}, huge)
     same = shutil.copy(lora, tmp_path / "same.safetensors")
     before = sorted(path.name for path in tmp_path.iterdir())
     for source, target, wish, kind, said in (
@@ -133,6 +135,7 @@ def test_what_cannot_be_shrunk_is_said_and_leaves_nothing(lora, tmp_path):
         (lora, "same.safetensors", {}, TargetExistsError, "exists already"),
         (same, "same.safetensors", {"overwrite": True}, TargetExistsError, "written over itself"),
         (broken, "y.safetensors", {}, CheckpointError, r"1\.attn1\.to_q\.lora_A\.weight in broken.* NaN"),
+        (huge, "y.safetensors", {}, CheckpointError, r"huge\.safetensors has numbers in .* beyond all"),
         (other, "y.safetensors", {}, CheckpointError, "no layer that is a product of two matrices"),
         # before the damage is met, so before any layer is taken apart
         (broken, "same.safetensors/y.safetensors", {}, UnreadableFileError, "cannot be written"),
@@ -140,6 +143,17 @@ def test_what_cannot_be_shrunk_is_said_and_leaves_nothing(lora, tmp_path):
         with pytest.raises(kind, match=said):
             shrink_lora(source, tmp_path / target, **wish)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("sides", [(0, 16, 4), (16, 0, 4), (16, 16, 0)])
+def test_a_layer_without_numbers_stays_as_it_is(lora, tmp_path, sides):
+    out, into, rank = sides
+    name, path = f"{BLOCK}.7.attn1.to_q", tmp_path / "empty.safetensors"
+    empty = {f"{name}.lora_A.weight": torch.ones(rank, into), f"{name}.lora_B.weight": torch.ones(out, rank)}
+    save_file(load_file(lora) | empty, path)
+    shrink_lora(path, tmp_path / "y.safetensors", rank=1)
+    made = load_file(tmp_path / "y.safetensors")
+    assert all(torch.equal(made[key], value) for key, value in empty.items())
 
 
 def test_the_command_line_tells_every_layer_and_the_whole(lora, tmp_path, capsys):

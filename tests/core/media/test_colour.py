@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import MediaError
@@ -171,9 +171,9 @@ def test_a_wide_gamut_is_converted_in_a_file(tmp_path):
     assert (next(read_video(path))[0, 32, 16::32] - colours).abs().max() < 0.015
 
 
-def tagged(path: Path, code: int, *tags: int) -> Path:
+def tagged(path: Path, code: int, *tags: int, profile: bytes | None = None) -> Path:
     """A grey PNG that says its primaries, transfer, matrix and range (chunk cICP)."""
-    Image.fromarray(np.full((16, 24, 3), code, np.uint8)).save(path)
+    Image.fromarray(np.full((16, 24, 3), code, np.uint8)).save(path, icc_profile=profile)
     content, chunk = path.read_bytes(), b"cICP" + bytes(tags)
     end = content.index(b"IHDR") + 21
     size, check = (len(tags)).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
@@ -236,6 +236,9 @@ def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):
     assert torch.equal(plain, torch.full((1, 16, 24, 3), 148).float() / 255)
     with (tmp_path / "plain.png").open("rb") as file:
         assert torch.equal(read_picture(file), plain)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()  # which counts behind the chunk
+    for picture, *tags in ((hdr, BT2020, PQ), (plain, BT709, 13)):
+        assert torch.equal(read_picture(tagged(tmp_path / "both.png", 148, *tags, 0, 1, profile=profile)), picture)
 
 
 def test_a_picture_of_display_p3_is_the_one_that_a_profile_would_say(tmp_path):
