@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 
-from ..errors import LTX2Error, memory_told, one_line, plain_text
+from ..errors import LTX2Error, SettingError, memory_told, one_line, plain_text
 from ..pipeline.engines.launch import follow_starter
 from ..pipeline.engines.processes import Launch
 from .commands import COMMANDS
@@ -37,9 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _let_consoles_lack_something()
     follow_starter()
-    if (launch := Launch.of_environment()).size > 1:
+    tell = partial(print, file=sys.stderr)
+    try:
+        launch = Launch.of_environment()
+    except SettingError as error:
+        return _told(error, tell)
+    if launch.size > 1:
         return run_together(launch, partial(_run, arguments, launch), sentence)
-    return _run(arguments, launch, partial(print, file=sys.stderr))
+    return _run(arguments, launch, tell)
 
 
 def _run(arguments: Sequence[str] | None, launch: Launch, tell: Tell) -> int:

@@ -35,17 +35,27 @@ class Launch:
 
     @classmethod
     def of_environment(cls) -> "Launch":
-        """Read what torchrun says."""
-        size = int(os.environ.get("WORLD_SIZE", 1))
-        if size == 1 or "RANK" not in os.environ:
+        """Read what torchrun says. Raises SettingError for what it never says."""
+        if "RANK" not in os.environ or (size := _number("WORLD_SIZE", 1, least=1)) == 1:
             return cls()
-        rank = int(os.environ["RANK"])
-        return cls(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        rank, local_size = _number("RANK", 0, most=size - 1), _number("LOCAL_WORLD_SIZE", size, 1, size)
+        return cls(rank, size, _number("LOCAL_RANK", rank, most=local_size - 1), local_size)
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that speaks and writes."""
         return self.rank == 0
+
+
+def _number(name: str, usual: int, least: int = 0, most: int = 2**31 - 1) -> int:
+    """What the environment says by this ``name``; ``usual`` where it says nothing."""
+    said = os.environ.get(name, str(usual))
+    if not (said.isdecimal() and least <= int(said) <= most):
+        raise SettingError(
+            f"{name} is {said[:50]!r} in the environment, where torchrun writes a number from {least} to {most:,}: start "
+            "with torchrun, or unset RANK, which makes this one of several processes."
+        )
+    return int(said)
 
 
 class Processes:
@@ -112,7 +122,7 @@ def joining(launch: Launch) -> Iterator[Processes]:
     """Join the other processes, which do the same, for as long as the context lasts.
 
     Raises:
-        SettingError: there are fewer cards than processes.
+        SettingError: there are fewer cards than processes, or the environment does not say where they meet.
         LostPeerError: another process does not come, or is gone.
     """
     global _joined
@@ -126,7 +136,13 @@ def joining(launch: Launch) -> Iterator[Processes]:
         torch.cuda.set_device(launch.local_rank)
     backend = "cpu:gloo,cuda:nccl" if cards and dist.is_nccl_available() else "gloo"
     with _peers_there():
-        store, rank, size = next(dist.rendezvous("env://", launch.rank, launch.size))
+        try:
+            store, rank, size = next(dist.rendezvous("env://", launch.rank, launch.size))
+        except ValueError as error:  # of a variable that is missing, or no number
+            raise SettingError(
+                f"The processes of this run cannot meet ({first_line(error)}): start all of them with torchrun, which "
+                "says where."
+            ) from error
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         _joined = Processes(launch, store)
     try:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ltx2_core.checkpoint import open_models
+from ltx2_core.cli import main
 from ltx2_core.cli.together import run_together
 from ltx2_core.memory.ram import ram
 from ltx2_core.pipeline.engines import local as local_engine
@@ -67,3 +68,25 @@ def test_what_torchrun_says_is_read(monkeypatch):
     for name, value in {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert Launch.of_environment() == Launch(2, 4, 0, 2) and not Launch.of_environment().leads
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment, where torchrun writes a number"),
+        ({"RANK": ""}, "RANK is '' in the environment"),
+        ({"RANK": "2"}, "RANK is '2' in the environment, where torchrun writes a number from 0 to 1:"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+        ({"LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE is '3'"),
+        ({}, "cannot meet (Error initializing torch.distributed using env:// rendezvous: environment variable MASTER"),
+        ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}, "cannot meet (invalid literal"),
+    ],
+)
+def test_what_torchrun_never_says_is_told(monkeypatch, capsys, said, sentence):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2"} | said).items():
+        monkeypatch.setenv(name, value)
+    assert main(["generate", "--prompt", "a red ball", "--output", "x.mp4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and sentence in line
