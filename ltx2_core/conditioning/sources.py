@@ -92,6 +92,7 @@ class VideoSource(Checked):
             object.__setattr__(self, "fps", rate_of(self.fps))
         if isinstance(self.source, Tensor):
             check_values("The given video", self.source, PIXELS if self.light is None else None, FRAMES)
+            object.__setattr__(self, "source", self.source.detach())
 
     @property
     def space(self) -> Space | None:

@@ -25,6 +25,11 @@ WEIGHTS = Meant("0 to 1", -0.5, 1.5, "scale the mask first")
 NOISE_WEIGHTS = Meant("0 to 1", -1.0, 1.5, "scale the mask first")  # ComfyUI's guide frames mark their gaps with -1
 SAMPLES = Meant("-1 to 1", -32.0, 32.0, "scale the sound first")
 
+_READ = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
 Axes = tuple[str | int, ...]  # of a tensor: what each one counts, or how many there must be
 
 FRAMES: Axes = ("frames", "height", "width", 3)
@@ -37,21 +42,20 @@ def check_values(name: str, values: Tensor, meant: Meant | None = None, axes: Ax
 
     Args:
         name: what it is called in the sentence.
-        values: an empty one passes.
+        values: an empty one passes, unless it is meant to be a picture.
         meant: what they should be; None for any finite numbers.
         axes: those of its shape; () for any shape.
 
     Raises:
-        SettingError: for another shape, for NaN and infinite numbers, for those far outside of what is meant, and for a
-            tensor without numbers of its own.
+        SettingError: for another shape, for NaN and infinite numbers, for those far outside of what is meant, for a
+            tensor without numbers of its own, and for numbers of a kind that is not read.
     """
-    if not isinstance(values, Tensor):
-        raise SettingError(f"{name} is {type(values).__name__}, where a tensor is expected: read a file first.")
-    if values.is_meta or values.layout != torch.strided:
-        raise SettingError(f"{name} has no numbers that can be read: its tensor is sparse or a mere shape.")
+    _check_readable(name, values)
     if not _is_shaped(values.shape, axes):
         words = ", ".join(map(str, axes))
         raise SettingError(f"{name} has the shape {tuple(values.shape)}, where ({words}) is meant.")
+    if "height" in axes and not values.numel():
+        raise SettingError(f"{name} has the shape {tuple(values.shape)}, in which there is no pixel: give another one.")
     if values.dtype == torch.bool or not values.numel():
         return
     low, high = (float(each) for each in torch.aminmax(values.detach()))
@@ -59,6 +63,16 @@ def check_values(name: str, values: Tensor, meant: Meant | None = None, axes: Ax
         raise SettingError(f"{name} cannot hold NaN or infinite numbers: look at the node or the file before this one.")
     if meant is not None and not meant.least <= low <= high <= meant.most:
         raise SettingError(f"{name} has values from {low:g} to {high:g}, where {meant.words} is meant: {meant.remedy}.")
+
+
+def _check_readable(name: str, values: object) -> None:
+    if not isinstance(values, Tensor):
+        raise SettingError(f"{name} is {type(values).__name__}, where a tensor is expected: read a file first.")
+    if values.is_meta or values.is_nested or values.layout != torch.strided:
+        raise SettingError(f"{name} has no numbers that can be read: its tensor is sparse, nested or a mere shape.")
+    if values.dtype not in _READ:
+        kind = str(values.dtype).removeprefix("torch.")
+        raise SettingError(f"{name} holds numbers of the kind {kind}, which are not read: make them float32 first.")
 
 
 def _is_shaped(shape: Sequence[int], axes: Axes) -> bool:

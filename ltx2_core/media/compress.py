@@ -31,4 +31,4 @@ def compress(picture: Tensor, crf: int) -> Tensor:
     file.seek(0)
     with av.open(file, "r") as container:
         decoded = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    return torch.from_numpy(decoded).to(picture).div_(255)[None]
+    return torch.from_numpy(decoded).to(picture.device).div(255)[None]

@@ -52,8 +52,8 @@ def _number(name: str, usual: int, least: int = 0, most: int = 2**31 - 1) -> int
     said = os.environ.get(name, str(usual))
     if not (said.isdecimal() and least <= int(said) <= most):
         raise SettingError(
-            f"{name} is {said[:50]!r} in the environment, where torchrun writes a number from {least} to {most:,}: start "
-            "with torchrun, or unset RANK, which makes this one of several processes."
+            f"{name} is {said[:50]!r} in the environment, where torchrun writes a number from {least} to {most:,}: "
+            "start with torchrun, or unset RANK, which makes this one of several processes."
         )
     return int(said)
 

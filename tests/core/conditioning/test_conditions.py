@@ -383,3 +383,33 @@ def test_of_several_sounds_none_is_taken_without_a_word():
 def test_a_clip_whose_latents_alone_do_not_fit_is_refused_before_they_are_made():
     with pytest.raises(DoesNotFitError, match=r"4096 x 4096 pixels and 2881 frames needs about 969\.1 GB of RAM"):
         measure_conditions([], ClipShape(4096, 4096, 2881, Fraction(24)), STREAMS, batch=64)
+
+
+@pytest.mark.parametrize(
+    ("given", "fact"),
+    [
+        (torch.zeros(1, 8, 8, 3, dtype=torch.complex64), "numbers of the kind complex64, which are not read"),
+        (torch.zeros(1, 8, 8, 3).to(torch.float8_e4m3fn), "the kind float8_e4m3fn"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.uint16), "the kind uint16"),
+        (torch.quantize_per_tensor(torch.zeros(1, 8, 8, 3), 0.1, 0, torch.quint8), "the kind quint8"),
+        (torch.zeros(1, 8, 8, 3).to_sparse(), "sparse, nested or a mere shape"),
+        (torch.nested.nested_tensor([torch.zeros(8, 8, 3)]), "sparse, nested or a mere shape"),
+        (torch.zeros(0, 8, 8, 3), "no pixel"),
+        (torch.zeros(1, 0, 8, 3), "no pixel"),
+    ],
+)
+def test_tensors_that_hold_no_pictures_are_told(given, fact):
+    for take in (Picture, VideoSource):
+        with pytest.raises(SettingError, match=fact):
+            take(given)
+
+
+def test_a_picture_may_be_of_whole_numbers_and_a_video_of_what_was_trained():
+    kinds = (torch.float32, torch.float16, torch.uint8, torch.int64, torch.bool)
+    white = []
+    for kind in kinds:
+        encoded(Picture(torch.ones(1, 64, 96, 3).to(kind)), encode=(encode := Seen(crf=33)))
+        white.append(encode.pixels[0])
+    assert all(torch.equal(each, white[0]) for each in white)
+    trained = torch.rand(9, 64, 96, 3, requires_grad=True)
+    assert not next(VideoSource(trained).chunks(FPS, 9)).requires_grad
