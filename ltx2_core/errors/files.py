@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import cast
 
 from . import LTX2Error, SettingError, UnreadableFileError
 from .foreign import shown
@@ -62,6 +63,8 @@ def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
     check = "Check the disk and who may read it"
     if sys.platform == "win32" and isinstance(error, PermissionError):  # which has one word for both
         check = "Check who may read it, and whether another program has it open"
+    if error.errno == errno.ENAMETOOLONG:
+        check = "Check its name"
     return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. {check}.")
 
 
@@ -101,8 +104,17 @@ def named_path(path: Path) -> Path:
 
 
 def as_path(given: object, what: str) -> Path:
-    """Return ``given`` as a path that has a name; raises as ``plain_path``."""
-    return named_path(plain_path(given, what))
+    """Return ``given`` as a path that has a name and stays the same in other folders.
+
+    Raises as ``plain_path``, and UnreadableFileError for a name that no file has because it is too long.
+    """
+    path = named_path(plain_path(given, what)).absolute()
+    try:
+        path.lstat()
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise not_read(shown(str(given)), cast(OSError, error)) from error
+    return path
 
 
 def plain_path(given: object, what: str) -> Path:

@@ -60,7 +60,10 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
     except (OSError, ValueError) as error:
         is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         if not is_missing and getattr(error, "winerror", 0) != _NO_NAME:  # such as one too long, or with a zero in it
-            raise UnreadableFileError(f"{name} cannot be read: {error}. Check its name and who may read it.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UnreadableFileError(
+                f"{name[:80]} cannot be read: {reason}. Check its name and who may read it."
+            ) from error
         if _ADDRESS.match(os.fspath(path)):
             raise MissingFileError(
                 f"{os.fspath(path)} is an address; only files of this machine are read: download it, and give its file."

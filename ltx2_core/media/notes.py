@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from ..errors import LTX2Error, MediaError
 from ..errors.atomic import whole_or_nothing
-from ..errors.files import visible_files
+from ..errors.files import as_path, visible_files
 from ..errors.foreign import parse_json
 from . import pyav as av
 from .exr import is_exr, read_exr_texts
@@ -125,7 +125,7 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
         MissingFileError: there is no such file.
         MediaError: it is none of these.
     """
-    path = Path(path)
+    path = as_path(path, "The file")
     if path.is_dir():
         path = _first_picture(path)
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..disk_cache import cache_folder, fingerprint
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.atomic import Naming, check_free, write_atomically
-from ..errors.files import as_path, named_beside, not_read
+from ..errors.files import as_path, named_beside, not_read, plain_path
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
 from ..latents import MOST_BYTES, STREAMS, AVLatent, from_parts
@@ -83,7 +83,7 @@ def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
         TargetExistsError: There is a file of this name, and nothing says that it may go.
         UnreadableFileError: The disk refuses.
     """
-    path = as_path(path, "The latent")
+    path = plain_path(path, "The latent")
     if not overwrite:
         check_free(path)
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in _tensors(take).items()}

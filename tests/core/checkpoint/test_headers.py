@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 
 import damage
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.checkpoint import TensorFile, build, open_models
+from ltx2_core.checkpoint.models import BUILT_IN, BUILT_IN_GEMMA
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.versions import stated_version
 from ltx2_core.cli import main
@@ -167,3 +169,11 @@ def test_a_text_encoder_that_is_not_there_is_told_as_soon_as_others_are(tmp_path
 @pytest.mark.parametrize("stated", ["ltx-2-19b", "22b-2.3", "LTX-2.3-merge 7", "my merge 99"])
 def test_names_of_merges_are_no_versions(stated):
     assert stated_version({"model_version": stated}) is None
+
+
+def test_models_stay_what_they_are_in_another_folder(tmp_path, monkeypatch):
+    shutil.copy(BUILT_IN, tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    models = open_models("model.safetensors", BUILT_IN_GEMMA)
+    monkeypatch.chdir(tmp_path.parent)
+    assert build(models, "vocoder") is not None

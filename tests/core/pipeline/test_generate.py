@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -24,9 +25,9 @@ from ltx2_core.conditioning.blend import Blending
 from ltx2_core.conditioning.conditions import InitClip, InpaintMask, RetakeRange
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.sources import AudioSource
-from ltx2_core.errors import MediaError, SettingError
+from ltx2_core.errors import LTX2Error, MediaError, SettingError
 from ltx2_core.latents import AVLatent
-from ltx2_core.media import write_audio, write_clip, write_frames, write_video
+from ltx2_core.media import read_picture, read_tags, write_audio, write_clip, write_frames, write_video
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.memory.placement import place
@@ -357,7 +358,10 @@ def test_the_command_line_writes_a_clip(tmp_path, capsys):
     [
         (["--steps", "0"], "steps is 0; it must be"),
         (["--fps", "fast"], "fps is 'fast'"),
-        (["--checkpoint", "nowhere.safetensors", "--text-encoder", "x"], "There is no file nowhere.safetensors"),
+        (
+            ["--checkpoint", "nowhere.safetensors", "--text-encoder", "x"],
+            "nowhere.safetensors; check the name, or download it first",
+        ),
         (["--schedule", "distilled", "--steps", "12"], "steps is 12; the schedule distilled has exactly 8"),
     ],
 )
@@ -450,3 +454,12 @@ def test_findings_are_told_and_stop_nothing(models, tmp_path, capsys):
 def test_what_is_of_another_kind_is_told_at_the_door(call, name, odd, models):
     with pytest.raises(SettingError, match=f"^{name} is "):
         call(odd, models)
+
+
+@pytest.mark.parametrize(
+    "read", [read_tags, read_picture, load_take, ltx2.open_models, partial(ltx2.open_models, "miniature")]
+)
+@pytest.mark.parametrize("name", [f"{'n' * 300}.png", f"{'n' * 300}.exr", "/" + 5000 * "n"])
+def test_a_name_that_is_too_long_to_be_there_is_told(read, name):
+    with pytest.raises(LTX2Error, match="too long"):
+        read(name)
