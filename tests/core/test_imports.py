@@ -4,8 +4,11 @@ import ast
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,6 +158,12 @@ def test_the_core_knows_neither_the_host_nor_an_oracle():
 def test_the_core_needs_only_what_is_installed_with_it():
     known = INSTALLED | sys.stdlib_module_names
     assert offences(CORE, lambda _, each: not each.inside and each.always and top(each.target) not in known) == {}
+
+
+@pytest.mark.parametrize("room", sorted({".".join(file.parent.parts) for file in CORE if file.name == "__init__.py"}))
+def test_every_name_that_a_room_promises_is_there(room):
+    found = import_module(room)
+    assert [name for name in getattr(found, "__all__", ()) if not hasattr(found, name)] == []
 
 
 def test_only_two_files_of_the_pack_talk_to_comfyui():

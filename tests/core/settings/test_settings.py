@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import ltx2_core.settings as ltx2_settings
 from ltx2_core.conditioning import Frozen
 from ltx2_core.conditioning.conditions import KeepAudio, ReferenceVideo, RetakeRange
 from ltx2_core.conditioning.pictures import Picture
@@ -519,7 +518,3 @@ def test_an_error_names_the_label_of_the_widget_where_it_has_another_name(value)
         settings_of(Guidance)["rescale"].check(value)
     with pytest.raises(SettingError, match=r"^cross-modal CFG \(cross_modal_scale\) is "):
         Guidance(cross_modal_scale="high")
-
-
-def test_every_name_that_the_room_promises_is_there():
-    assert [name for name in ltx2_settings.__all__ if not hasattr(ltx2_settings, name)] == []
