@@ -12,25 +12,27 @@ addStyle(`
 const SCALES = ["text_scale", "cross_modal_scale", "stg_scale", "stg_blocks", "rescale", "video_text_scale",
   "audio_text_scale", "video_cross_modal_scale", "audio_cross_modal_scale"];
 
-// By class: the names of the inputs that have no effect, from the values of the widgets and which sockets have a wire.
+// By class: which inputs have no effect, from the values of the widgets and which sockets have a wire. Each answer tells of
+// all of them: in a prompt that is dropped, the front end greys a node as it did the one of the same id before.
 const RULES = {
   LTX2AVSample({ settings }, linked) {
     const follows = settings === "recipe of the model" || (settings === "auto" && !linked("sigmas"));
-    return [
-      ...(follows || linked("guidance") ? SCALES : []),
-      ...(follows ? ["sampler"] : []),
-      ...(follows || linked("sigmas") ? ["steps"] : []),
-    ];
+    return {
+      ...Object.fromEntries(SCALES.map((name) => [name, follows || linked("guidance")])),
+      sampler: follows,
+      steps: follows || linked("sigmas"),
+    };
   },
   LTX2AVLoadGemma({ lora }, linked) {
-    return lora === "none" && !linked("lora") ? ["strength"] : [];
+    return { strength: lora === "none" && !linked("lora") };
   },
   LTX2AVEncode({ width, height }, linked) {
-    return width || height || linked("width") || linked("height") ? ["megapixels"] : [];
+    return { megapixels: Boolean(width || height) || linked("width") || linked("height") };
   },
   LTX2AVReferenceVideo({ outpaint }, linked) {
-    const isWhole = outpaint === "off";
-    return [...(isWhole ? ["margin"] : []), ...(isWhole && !linked("fill") ? ["grow", "grow_frames"] : [])];
+    const margin = outpaint === "off";
+    const grow = margin && !linked("fill");
+    return { margin, grow, grow_frames: grow };
   },
   LTX2AVEmptyLatent({ size, length, seconds }, linked) {
     const model = linked("model");
@@ -38,12 +40,13 @@ const RULES = {
     const byHand = chosen === "auto" || chosen === "by hand";
     const inSeconds = length === "in seconds" || (length === "auto" && seconds > 0);
     const inFrames = length === "in frames" || (length === "auto" && !seconds && !model && !linked("audio"));
-    return [
-      ...(byHand ? [] : ["width", "height"]),
-      ...(byHand || chosen === "as the model likes it" ? ["megapixels"] : []),
-      ...(inFrames ? [] : ["frames"]),
-      ...(inSeconds || length === "auto" ? [] : ["seconds"]),
-    ];
+    return {
+      width: !byHand,
+      height: !byHand,
+      megapixels: byHand || chosen === "as the model likes it",
+      frames: !inFrames,
+      seconds: !inSeconds && length !== "auto",
+    };
   },
 };
 
@@ -61,15 +64,16 @@ const CHOICES = {
 export function greyInactive(node) {
   const rule = RULES[node.comfyClass];
   if (!rule) return;
-  const greyed = new Set(); // by us: of others, such as a seed's control, the front end decides
+  const greyed = new Set();
   const refresh = () => {
     const values = Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
-    const inactive = new Set(rule(values, (name) => isLinked(node, name)));
+    const inactive = rule(values, (name) => isLinked(node, name));
+    greyed.clear();
     for (const widget of node.widgets) {
-      const grey = inactive.has(widget.numberName ?? widget.name); // with a number, the words in its place
-      if (grey === greyed.has(widget.name)) continue;
+      const grey = inactive[widget.numberName ?? widget.name]; // with a number, the words in its place
+      if (grey === undefined) continue; // of others, such as a seed's control, the front end decides
       widget.disabled = grey;
-      greyed[grey ? "add" : "delete"](widget.name);
+      if (grey) greyed.add(widget.name);
     }
     node.setDirtyCanvas(true);
   };
