@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..disk_cache.mapped import file_part, mapped_files, read_parts
 from ..errors import UNSEEN, CheckpointError, holds_numbers
+from ..errors.foreign import OTHER_FILE
 from ..quantization import expand_weight, format_of
 
 # Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
@@ -100,10 +101,7 @@ def _check_shapes(
 
 def _refuse(title: str, verb: str, names: list[str]) -> None:
     if names:
-        raise CheckpointError(
-            f"{title} {verb} tensors: {shorten_list(sorted(names))}. The file does not fit its own config, or is of "
-            "another version; download the official file."
-        )
+        raise CheckpointError(f"{title} {verb} tensors: {shorten_list(sorted(names))}. {OTHER_FILE}")
 
 
 def _official_or_ours(official: Callable[[str], str], name: str) -> str:
