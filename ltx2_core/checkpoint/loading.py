@@ -15,8 +15,8 @@ from ..quantization import expand_weight, format_of
 # Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
 # norms, tables, biases and scales. The large ones of a transformer or of Gemma lie mapped in their file and are read
 # once, on their way to where they are used; looking at every number would read forty gigabytes twice. Of each of these
-# only some pieces are looked at, 64 kB from its beginning to its end: that finds what a broken
-# download or conversion leaves. A single NaN shows in what the network makes, and ``find_broken`` then names it.
+# only some pieces are looked at, 64 kB from its beginning to its end: that finds what a broken download or conversion
+# leaves. A single NaN shows in what the network makes, and ``find_broken`` then names it.
 _ALL_BYTES, _SMALL_NUMBERS = 2**30, 2**16
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces, and numbers in each
 _PIECE = 2**24  # numbers that are looked at together
