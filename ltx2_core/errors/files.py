@@ -117,6 +117,11 @@ def as_path(given: object, what: str) -> Path:
     return path
 
 
+def kept_path(path: str | os.PathLike) -> str | os.PathLike:
+    """Return the path of what is there so that it stays the same in other folders; any other as it was written."""
+    return Path(path).absolute() if os.path.exists(path) else path
+
+
 def plain_path(given: object, what: str) -> Path:
     """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, or is empty."""
     if not isinstance(given, (str, os.PathLike)) or not (text := os.fspath(given)) or isinstance(text, bytes):
