@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .errors import CheckpointError, LTX2Error
     from .pipeline.generate import Clip, generate, run, run_batch
     from .pipeline.stage import Events
-    from .sampling import Guidance
+    from .sampling import Guidance, StreamGuidance
     from .settings import Request
 
 _PLACES = {
@@ -27,6 +27,7 @@ _PLACES = {
     "LTX2Error": ".errors",
     "Models": ".checkpoint",
     "Request": ".settings",
+    "StreamGuidance": ".sampling",
     "build": ".checkpoint",
     "generate": ".pipeline.generate",
     "open_models": ".checkpoint",
@@ -42,6 +43,7 @@ __all__ = [
     "LTX2Error",
     "Models",
     "Request",
+    "StreamGuidance",
     "build",
     "generate",
     "open_models",

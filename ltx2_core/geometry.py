@@ -299,7 +299,7 @@ def _bounds(count: int) -> Tensor:
     return torch.stack((start, start + 1), dim=-1)
 
 
-def predicted_frames(seconds: float, fps: Fraction, least: float = 1.0, most: float = 20.0) -> int:
+def predicted_frames(seconds: float, fps: Fraction, least: float, most: float) -> int:
     """Return the length of a clip whose prompt needs so many seconds: 8 k + 1 frames, rounded down.
 
     Args:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
-from .checkpoint.components import COMPONENTS, Component, Shapes
+from .checkpoint.components import COMPONENTS, Component
 from .checkpoint.models import BUILT_IN_GEMMA
 from .checkpoint.text_encoder import EncoderKind, kind_titled
-from .checkpoint.versions import VERSIONS
+from .checkpoint.versions import VERSIONS, Shapes
 from .checkpoint.write import safetensors_layout, write_tensors
 from .errors import SettingError
 from .text import EncoderConfig, Gemma4Config, GemmaConfig

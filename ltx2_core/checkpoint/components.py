@@ -3,7 +3,7 @@
 A new architecture of a component is one more ``Variant`` in its row of COMPONENTS.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ from .keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from .keys.transformer import TRANSFORMER
 from .keys.video_vae import DIFFUSION_DECODER, TINY_DECODER, VIDEO_DECODER, VIDEO_ENCODER
 from .keys.vocoder import VOCODER
+from .versions import Shapes
 
 Config = dict[str, Any]
-Shapes = Mapping[str, tuple[int, ...]]
 ComponentNetwork = Any  # an nn.Module, of the class that stands for a component's name
 
 

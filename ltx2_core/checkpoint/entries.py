@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..errors.foreign import shown
 
+MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 MARKER = "comfy_quant"  # the suffix of a tensor that says how the weight beside it is stored
 
 _MOST_TENSORS = 50_000  # far above those of any file of LTX-2, so that no header keeps the program busy

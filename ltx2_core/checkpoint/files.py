@@ -34,11 +34,12 @@ from ..quantization import (
     stored_weights,
 )
 from .contents import START_BYTES, describe_start
-from .entries import MARKER, Entry, check_count, check_places, contradiction, marker_entry
+from .entries import MARKER, MOST_NUMBERS, Entry, check_count, check_places, contradiction, marker_entry
 from .gguf import read_gguf
 from .gguf_header import is_gguf
 from .gguf_tokenizer import tokenizer_inside
 from .keys.layouts import official_names
+from .keys.table import IN_MODEL
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -53,8 +54,6 @@ _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
 OF_DIFFUSERS = "diffusion_pytorch_model"  # as all files in the folders of diffusers begin
-_PREFIX = "model.diffusion_model."  # of a layer in the metadata, which may lack it
-_MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces of a file that tell it from others, and bytes of each
 _LARGE = 2**26  # bytes of a file that is hardly zeros where it ends
 _LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
@@ -462,7 +461,7 @@ def _entry(key: str, info: object, start: int, title: str) -> Entry:
     nbytes, numbers = place[1] - place[0], math.prod(max(1, each) for each in shape)
     if (
         nbytes < 0
-        or numbers > _MOST_NUMBERS
+        or numbers > MOST_NUMBERS
         or (dtype in DTYPES and nbytes != math.prod(shape) * DTYPES[dtype].itemsize)
     ):
         raise contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
@@ -484,7 +483,7 @@ def _stated_markers(metadata: Mapping[str, str], entries: Mapping[str, Entry], f
     for layer in layers.content:
         marker = layers.content[layer]
         options = {"format": marker} if isinstance(marker, str) else layers.section(layer).content
-        named = (f"{_PREFIX}{layer}", layer, layer.removeprefix(_PREFIX))
+        named = (f"{IN_MODEL}{layer}", layer, layer.removeprefix(IN_MODEL))
         module = next((name for name in named if f"{name}.weight" in entries), None)
         key = f"{module}.{MARKER}"
         if module is not None and key not in entries:

@@ -17,14 +17,13 @@ import numpy as np
 from ..errors import CheckpointError
 from ..errors.foreign import shown
 from ..quantization import BLOCKS
-from .entries import check_count
+from .entries import MOST_NUMBERS, check_count
 
 MAGIC = b"GGUF"
 
 _VERSIONS = (2, 3)
 _ALIGNMENT = 32  # of tensors, unless the file says otherwise
 _LONGEST_NAME, _MOST_AXES, _LONGEST_SHAPE = 1024, 8, 16
-_MOST_NUMBERS = 2**48
 
 _SCALARS = ("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", "", "", "<Q", "<q", "<d")  # by the number of their kind
 _TEXT, _ARRAY = 8, 9
@@ -267,7 +266,7 @@ def _read_tensor(cursor: _Cursor, name: str, alignment: int) -> StoredTensor:
             f"stores {shown(name)} as type {type} of GGUF, which is not known here: choose a file of another type, "
             "such as Q4_K or Q8_0"
         )
-    if math.prod(max(1, each) for each in shape) > _MOST_NUMBERS or start % alignment or start > _MOST_NUMBERS:
+    if math.prod(max(1, each) for each in shape) > MOST_NUMBERS or start % alignment or start > MOST_NUMBERS:
         raise cursor.contradiction(f"describes {shown(name)} as {_TYPES[type]} of shape {shape} at byte {start:,}")
     return StoredTensor(_TYPES[type], shape, _nbytes(cursor, name, _TYPES[type], shape), start)
 

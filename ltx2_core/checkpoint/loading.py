@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from ..disk_cache.mapped import file_part, mapped_files, read_parts
 from ..errors import UNSEEN, CheckpointError, holds_numbers
+from ..errors.foreign import OTHER_FILE
 from ..quantization import expand_weight, format_of
 
 # Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
 # norms, tables, biases and scales. The large ones of a transformer or of Gemma lie mapped in their file and are read
 # once, on their way to where they are used; looking at every number would read forty gigabytes twice. Of each of these
-# only some pieces are looked at, 64 kB from its beginning to its end: that finds what a broken
-# download or conversion leaves. A single NaN shows in what the network makes, and ``find_broken`` then names it.
+# only some pieces are looked at, 64 kB from its beginning to its end: that finds what a broken download or conversion
+# leaves. A single NaN shows in what the network makes, and ``find_broken`` then names it.
 _ALL_BYTES, _SMALL_NUMBERS = 2**30, 2**16
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces, and numbers in each
 _PIECE = 2**24  # numbers that are looked at together
@@ -100,10 +101,7 @@ def _check_shapes(
 
 def _refuse(title: str, verb: str, names: list[str]) -> None:
     if names:
-        raise CheckpointError(
-            f"{title} {verb} tensors: {shorten_list(sorted(names))}. The file does not fit its own config, or is of "
-            "another version; download the official file."
-        )
+        raise CheckpointError(f"{title} {verb} tensors: {shorten_list(sorted(names))}. {OTHER_FILE}")
 
 
 def _official_or_ours(official: Callable[[str], str], name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..video_vae.diffusion_config import RELEASED
+from .keys.table import IN_MODEL
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -14,7 +15,6 @@ _PLAIN_VERSION = re.compile(r"v?\d{1,3}(?:[.-]\d{1,3})*(?:[.-]?(?:rc|dev|alpha|b
 _WITHOUT_POINT = re.compile(r"^v?2([035])$")
 _NO_VERSION = re.compile(r"v?2|\d+b")  # that it is LTX-2, and how many parameters it has
 
-_PREFIX = "model.diffusion_model."
 
 _TRANSFORMER_2_0 = {
     "caption_channels": 3840,
@@ -204,7 +204,7 @@ def possible_versions(shapes: Shapes) -> tuple[str, ...]:
 
     Raises CheckpointError for video-only models.
     """
-    transformer = {key.removeprefix(_PREFIX) for key in shapes}
+    transformer = {key.removeprefix(IN_MODEL) for key in shapes}
     if "adaln_single.linear.weight" in transformer:
         return (_version_of_transformer(transformer),)
     for mark, versions in _MARKS.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import TargetExistsError, UnreadableFileError
 from ..errors.atomic import check_place, complete_file
-from ..errors.files import check_names, writing
+from ..errors.files import check_names, plain_path, writing
 from .files import DTYPES
 from .folders import files_of
 from .gguf_header import MAGIC, TYPE_NUMBERS
@@ -127,7 +127,7 @@ def check_new(target: Path, source: Path, overwrite: bool) -> None:
             would lie among them, as one more of the same.
         SettingError, UnreadableFileError: No file can have that name, or be written there.
     """
-    check_names(target)
+    check_names(plain_path(str(target), "The new file"))
     with writing(target):
         folder = target.absolute().parent
         if target.suffix.lower() == ".safetensors" and source.is_dir() and folder.is_dir() and folder.samefile(source):

@@ -159,8 +159,8 @@ def decoding_of(options: argparse.Namespace, models: Models, command: Command) -
     hdr = given(options, Request)
     sound = audio_source(options.audio)
     conditions: list[Condition] = [] if sound is None else [KeepAudio(sound)]
-    if (film := video_source(options.video, space_of(options))) is not None:
-        conditions.append(KeepVideo(film))
+    if (video := video_source(options.video, space_of(options))) is not None:
+        conditions.append(KeepVideo(video))
     if strip is not None:
         parts = strip.conditions(partial(beside, options.timeline), (1, 1))
         conditions += [each for each in parts if isinstance(each, KeepAudio)]
@@ -371,14 +371,14 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
     sources = Sources(
         video_source(options.source, space), video_source(options.video, space), audio_source(options.audio)
     )
-    film = sources.changed or sources.kept or video_source(options.dub, space)
-    fps = exact_fps(options.fps or (own_fps(film) if film else None) or 24)
+    video = sources.changed or sources.kept or video_source(options.dub, space)
+    fps = exact_fps(options.fps or (own_fps(video) if video else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds and (frames := clip.asked_frames):
         _log.info("%g s at %s fps: %s.", clip.seconds, options.fps or clip.fps, counted(frames, "frame"))
-    if film is not None:
-        return _fitted(clip, film, _step(options)), sources
+    if video is not None:
+        return _fitted(clip, video, _step(options)), sources
     return clip if clip.asked_frames else _as_long_as(clip, sources.sound), sources
 
 
@@ -401,10 +401,10 @@ def _as_long_as(clip: ClipSettings, sound: AudioSource | None) -> ClipSettings:
     return heard
 
 
-def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
-    """``clip`` with the length of ``film`` and its size, to multiples of ``step`` pixels, where it has none."""
-    width, height = film.size()
-    frames = clip.asked_frames or floor_frames(film.count(clip.fps))
+def _fitted(clip: ClipSettings, video: VideoSource, step: int) -> ClipSettings:
+    """``clip`` with the length of ``video`` and its size, to multiples of ``step`` pixels, where it has none."""
+    width, height = video.size()
+    frames = clip.asked_frames or floor_frames(video.count(clip.fps))
     clip = replace(
         clip,
         width=clip.width or nearest_size(width, step),
@@ -413,7 +413,7 @@ def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
         seconds=None,
     )
     size = f"{clip.width} x {clip.height}, {counted(frames, 'frame')}"
-    _log.info("%s as %s at %g fps.", path_of(film).name, size, float(clip.fps))
+    _log.info("%s as %s at %g fps.", path_of(video).name, size, float(clip.fps))
     return clip
 
 

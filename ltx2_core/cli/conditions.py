@@ -267,14 +267,16 @@ def _known_space(path: Path, space: str | None) -> Space:
     return FILE_SPACES[space]
 
 
-def own_fps(film: VideoSource) -> Fraction | None:
-    """Return the rate of a given video. Raises SettingError for EXR frames, which have none."""
-    if film.space is not None:
-        raise SettingError(f"{path_of(film).name} are EXR frames, which have no frame rate of their own: give --fps.")
-    rate = probe(path_of(film)).fps
+def own_fps(video: VideoSource) -> Fraction | None:
+    """Return the rate of a given video; None if it says none. Raises SettingError for EXR frames, which have none, and
+    for a rate that no clip has."""
+    path = path_of(video)
+    if video.space is not None:
+        raise SettingError(f"{path.name} are EXR frames, which have no frame rate of their own: give --fps.")
+    rate = probe(path).fps
     if rate is not None and not LOWEST_FPS <= rate <= HIGHEST_FPS:
         raise SettingError(
-            f"{path_of(film).name} has {float(rate):g} frames per second, a clip {LOWEST_FPS} to {HIGHEST_FPS}: say at "
-            "which rate it is seen with --fps."
+            f"{path.name} has {float(rate):g} frames per second, a clip {LOWEST_FPS} to {HIGHEST_FPS}: say at which "
+            "rate it is seen with --fps."
         )
     return rate

@@ -3,6 +3,7 @@
 ``conditions.py`` says what becomes of them.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError, counted
+from ..errors.files import kept_path
 from ..errors.stopping import check_stop
 from ..fields import Checked, Number, zero
 from ..geometry import TIME_SCALE, ClipShape, floor_frames
@@ -90,6 +92,8 @@ class VideoSource(Checked):
         super().__post_init__()
         if self.fps is not None:
             object.__setattr__(self, "fps", rate_of(self.fps))
+        if isinstance(self.source, (str, os.PathLike)):
+            object.__setattr__(self, "source", kept_path(self.source))
         if isinstance(self.source, Tensor):
             check_values("The given video", self.source, PIXELS if self.light is None else None, FRAMES)
             object.__setattr__(self, "source", self.source.detach())

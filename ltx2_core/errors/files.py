@@ -117,11 +117,17 @@ def as_path(given: object, what: str) -> Path:
     return path
 
 
+def kept_path(path: str | os.PathLike) -> str | os.PathLike:
+    """Return the path of what is there so that it stays the same in other folders; any other as it was written."""
+    return Path(path).absolute() if os.path.exists(path) else path
+
+
 def plain_path(given: object, what: str) -> Path:
-    """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, or is empty."""
-    if not isinstance(given, (str, os.PathLike)) or not (text := os.fspath(given)) or isinstance(text, bytes):
+    """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, is empty, or has a zero in it."""
+    text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
-    return Path(given)
+    return Path(text)
 
 
 def visible_files(folder: Path, *ends: str) -> list[Path]:

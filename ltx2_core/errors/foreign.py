@@ -15,6 +15,7 @@ from . import CheckpointError, LTX2Error, one_line
 
 LARGEST_JSON = 2**24  # bytes; a config has thousands
 BACKSLASHES = "; JSON has each \\ of a path twice, or / in its place"
+OTHER_FILE = "The file does not fit its own config, or is of another version; download the official file."
 DEEPEST = 32  # objects and lists within each other; those of networks have six
 
 _MOST = 2**31 - 1

@@ -18,7 +18,7 @@ from .parse import Lora
 from .shrunk import Shrunk
 from .strengths import Strengths
 
-Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the tensors of every component, by our names
+ComponentShapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the tensors of every component, by our names
 
 Layers = Mapping[str, list[str]]  # of every stream
 
@@ -180,12 +180,12 @@ def made_for(lora: Lora) -> tuple[str, ...]:
     return tuple(version for version, count in fitting.items() if count == most > 0)
 
 
-def _compare(lora: Lora, shapes: Shapes, version: str) -> Report:
+def _compare(lora: Lora, shapes: ComponentShapes, version: str) -> Report:
     groups = _group_layers(lora, shapes)
     return Report(lora, version, made_for(lora), groups["matched"], groups["absent"], groups["misshapen"])
 
 
-def _group_layers(lora: Lora, shapes: Shapes) -> dict[str, Layers]:
+def _group_layers(lora: Lora, shapes: ComponentShapes) -> dict[str, Layers]:
     """Sort the layers of ``lora``: those that fit ``shapes``, and those that do not."""
     groups: dict[str, Layers] = {
         what: {stream: [] for stream in STREAMS} for what in ("matched", "absent", "misshapen")
@@ -207,7 +207,7 @@ def _count(layers: Layers) -> int:
 
 
 @cache
-def _release(version: str) -> Shapes:
+def _release(version: str) -> ComponentShapes:
     """The shapes of the parts of a release that LoRAs may change."""
     with unfilled():
         networks = {name: COMPONENTS[name].make(VERSIONS[version].config, {}) for name in TABLES}

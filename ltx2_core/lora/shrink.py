@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..checkpoint.files import TensorFile
 from ..checkpoint.write import Piece, check_new, safetensors_layout, write_tensors
 from ..errors import CheckpointError, SettingError
+from ..errors.kinds import arguments_checked
 from .parse import Delta, open_lora, read_lora
 
 SHRUNK = "ltx2av_shrunk"  # of the header: bytes before, and the share of all changes that was lost, as JSON
@@ -43,6 +44,7 @@ class Shrinking:
         return _error(self.layers)
 
 
+@arguments_checked
 def shrink_lora(
     source: str | Path,
     target: str | Path,
@@ -68,7 +70,7 @@ def shrink_lora(
 
     Raises:
         SettingError: an energy or a rank that cannot be, or a name of another kind of file.
-        CheckpointError: the source is no LoRA, has nothing that could be shrunk, or holds NaN.
+        CheckpointError: the source is no LoRA, has nothing that could be shrunk, holds NaN, or has too large numbers.
         TargetExistsError: the new file is there already.
         UnreadableFileError: the disk has no room for it, or refuses.
     """
@@ -89,7 +91,9 @@ def shrink_lora(
         def pieces() -> Iterator[Piece]:
             yield from ((key, file.get(key)) for key in file.entries if key not in changed)
             for done, (delta, layer) in enumerate(zip(deltas, layers, strict=True), 1):
-                yield from _shrunk_tensors(delta, layer.rank[1]).items()
+                made = _shrunk_tensors(delta, layer.rank[1])
+                _check_fits(delta, made.values())
+                yield from made.items()
                 report(layer)
                 on_layer(len(deltas) + done, 2 * len(deltas))
 
@@ -170,6 +174,16 @@ def _shrunk_tensors(delta: Delta, rank: int, meta: bool = False) -> Mapping[str,
     if "alpha" in keys or delta.settings:
         made[keys.get("alpha", f"{delta.name}.alpha")] = torch.tensor(alpha)
     return made
+
+
+def _check_fits(delta: Delta, made: Iterable[Tensor]) -> None:
+    """Raise CheckpointError if new numbers of a layer are beyond what the dtype of its old ones holds."""
+    if not all(each.float().isfinite().all() for each in made):
+        stored = str(delta.dtype("up")).removeprefix("torch.")
+        raise CheckpointError(
+            f"{delta.file.path.name} has such large numbers in {delta.name} that those of a lower rank do not fit into "
+            f"the {stored} of the file: take it as it is, or save it as BF16 first."
+        )
 
 
 def _nearest(delta: Delta, rank: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 # FFmpeg's numbers for primaries, matrices and transfers (ISO/IEC 23091-2).
 RGB, BT709, UNKNOWN, BT2020, DISPLAY_P3 = 0, 1, 2, 9, 12
 LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18
+BT709_CURVES = (1, 6, 14, 15)  # transfers of one curve
 HDR = {PQ: "PQ", HLG: "HLG"}
 MATRICES = (*range(8), BT2020)  # that FFmpeg can undo
 HDR_MATRICES = (RGB, BT709, UNKNOWN, BT2020)  # of these, that HDR is coded by; ICtCp, above all, is none
@@ -29,6 +30,11 @@ def is_ordinary(primaries: int, transfer: int) -> bool:
     """Return whether pictures with these tags are read as they are: of no wide gamut that we know, and neither HDR
     nor light itself."""
     return primaries not in WIDE_PRIMARIES and transfer not in (*HDR, LINEAR)
+
+
+def is_known(primaries: int, transfer: int) -> bool:
+    """Return whether a picture with these tags needs nothing else, such as a profile, to be read as it is meant."""
+    return primaries in (BT709, *WIDE_PRIMARIES) and transfer in (*BT709_CURVES, LINEAR, SRGB, *HDR)
 
 
 def to_bt709(rgb: Tensor, primaries: int, transfer: int, srgb: bool = False) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MediaError, MissingFileError
-from ..errors.files import visible_files
+from ..errors.files import kept_path, visible_files
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .light import Space
@@ -34,6 +34,10 @@ class ExrFrames:
 
     path: Path
     space: Space
+
+    def __post_init__(self) -> None:
+        """Keep the path as it is in this folder."""
+        object.__setattr__(self, "path", Path(kept_path(self.path)))
 
     @cached_property
     def files(self) -> list[Path]:

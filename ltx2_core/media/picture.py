@@ -11,6 +11,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from ..errors import LTX2Error, MediaError
+from .colour import is_known
 from .local import Source, name_of, open_source
 from .read import read_wide_picture
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
 TAGGED = ("PNG", "AVIF")  # which can name primaries and transfer beside a profile, and Pillow does not tell them
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # which may be films; several pictures of a TIFF are its pages
+_FOUR = bytes((0, 0, 0, 4))  # how long a chunk cICP is
 DEEPEST = 65535  # of whole numbers: 16 bits
 
 
@@ -67,11 +69,14 @@ def read_picture(source: Source) -> Tensor:
 
 
 def _has_code_points(file: BinaryIO) -> bool:
-    """Whether a PNG names its colours in a chunk cICP, which counts before a profile (PNG, third edition, 4.3)."""
+    """Whether a PNG names its colours in a chunk cICP, which then counts before a profile (PNG, third edition, 4.3).
+
+    One that is damaged, or names no colours that are known here, does not count (11.3.2.6).
+    """
     file.seek(8)
     while len(head := file.read(8)) == 8 and not head.endswith(b"IDAT"):
         if head.endswith(b"cICP"):
-            return True
+            return head[:4] == _FOUR and is_known(*file.read(2))
         file.seek(int.from_bytes(head[:4], "big") + 4, SEEK_CUR)
     return False
 

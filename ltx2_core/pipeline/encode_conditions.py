@@ -279,7 +279,7 @@ def measure_conditions(
 
 
 def foreseen_items(
-    conditions: Sequence[Condition], shape: ClipShape, streams: Collection[str], times: int = 1
+    conditions: Sequence[Condition], shape: ClipShape, streams: Collection[str], times: int
 ) -> list[LatentCondition]:
     """Return what ``ConditionCache.encode`` will, with zeros for what it encodes; it refuses what cannot be given."""
     check_frames(conditions, shape)

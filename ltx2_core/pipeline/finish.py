@@ -82,8 +82,8 @@ class Finish:
         shape: of the clip.
         decode_audio: mel spectrogram and sound; None where the clip has none.
         decode_video: the frames; None where the clip has none.
-        sound: that the clip carries as it is, in place of the decoded one.
-        film: whose frames the clip carries as they are, likewise.
+        kept_audio: that the clip carries as it is, in place of the decoded one.
+        kept_video: whose frames the clip carries as they are, likewise.
         seams: the size of the latent, and where its tiles meet, if it was refined in tiles.
         every_second: whether every second frame is left out.
         grading: of HDR.
@@ -95,8 +95,8 @@ class Finish:
     shape: ClipShape
     decode_audio: DecodeAudio | None
     decode_video: DecodeVideo | None
-    sound: AudioSource | None = None
-    film: VideoSource | None = None
+    kept_audio: AudioSource | None = None
+    kept_video: VideoSource | None = None
     seams: SeamLines | None = None
     every_second: bool = False
     grading: Grading | None = None
@@ -109,16 +109,16 @@ class Finish:
     ) -> Clip:
         """Return the clip of a latent of one; the last two are what it says of itself."""
         waveform, rate = self._heard(engine, latent.audio)
-        decoder = None if self.film else self.decode_video
+        decoder = None if self.kept_video else self.decode_video
         seed = None if decoder is None else decoder.seed(engine.blueprint)
         frames, kept = self._frames(engine, latent), latent.to("cpu")
         return Clip(frames, self.shape.fps, waveform, rate, kept, seed, self.grading, parameters, notes or {})
 
     def _heard(self, engine: Engine, latent: Tensor | None) -> tuple[Tensor | None, int | None]:
         """The waveform (1 or 2, N) and its sample rate: a given sound as it is, else the decoded one."""
-        if self.sound is not None:
-            engine.events.report_findings(self.sound.findings(self.shape))
-            return self.sound.lasting(self.shape), self.sound.sample_rate
+        if self.kept_audio is not None:
+            engine.events.report_findings(self.kept_audio.findings(self.shape))
+            return self.kept_audio.lasting(self.shape), self.kept_audio.sample_rate
         if latent is None or self.decode_audio is None:
             return None, None
         decoded, rate = self.decode_audio.run(engine, latent, self.shape)
@@ -136,8 +136,8 @@ class Finish:
 
     def _shown(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
         """Yield chunks of frames: those of a given video as they are, else the decoded ones."""
-        if self.film is not None:
-            yield from self.film.chunks(self.shape.fps, self.shape.frames)
+        if self.kept_video is not None:
+            yield from self.kept_video.chunks(self.shape.fps, self.shape.frames)
         elif latent.video is not None and self.decode_video is not None:
             seams = None if self.seams is None else Seams(*self.seams[1])
             for chunk in self.decode_video.run(engine, latent.video, seams, latent.keyframes):
@@ -178,17 +178,19 @@ def decode_take(models: Models, take: Take, request: Request, events: Events = E
     """
     check_latent(take.made_by, models)
     content, shape = take.content, take.content.shape(take.fps or request.clip.fps)
-    film, sound = kept_video(request.conditions), kept_audio(request.conditions)
-    if content.video is not None and film is None:
+    own_video, own_audio = kept_video(request.conditions), kept_audio(request.conditions)
+    if content.video is not None and own_video is None:
         models.source("video_decoder")
     grading = grade(models, request.loras, request.hdr)
     engine: Engine = LocalEngine(models, request.resources, events)
     engine = engine if grading is None else in_full_precision(engine)
-    video = None if film is not None else _video_stage(content, request)
+    video = None if own_video is not None else _video_stage(content, request)
     audio = None if content.audio is None else audio_stages(engine.blueprint, content.audio.shape[2])
     stages: list[Stage] = [*(audio or ()), *(() if video is None else (video,))]
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), shape, engine.load))
-    finish = Finish(shape, audio, video, sound, film, take.seams, request.high_quality, grading, shown=take.shown)
+    finish = Finish(
+        shape, audio, video, own_audio, own_video, take.seams, request.high_quality, grading, shown=take.shown
+    )
     notes = {name: text for name, text in take.tags.items() if name != "parameters"}
     return [finish.run(engine, each, take.tags.get("parameters", ""), notes) for each in content.clips()]
 

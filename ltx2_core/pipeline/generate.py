@@ -209,9 +209,7 @@ def completed(models: Models, request: Request) -> CompleteRequest:
     return request.completed(recipe_of(models, request.hq))
 
 
-def next_engine(
-    models: Models, request: CompleteRequest, events: Events = Events(), before: LocalEngine | None = None
-) -> LocalEngine:
+def next_engine(models: Models, request: CompleteRequest, events: Events, before: LocalEngine | None) -> LocalEngine:
     """Return the owner of the card for one of many clips: the one ``before`` with its LoRAs, if that may make it.
 
     The transformer stays built between clips of one owner.

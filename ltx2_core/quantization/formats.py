@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..errors.foreign import OTHER_FILE
 from .embedding import QuantizedEmbedding
 from .fp8 import FP8
 from .gguf import GGUF
@@ -403,10 +404,7 @@ def _checked_shape(stored: StoredWeight, format: Format, expected: Shape | None)
     if expected is None or found == expected:
         return found
     if found != format.padded(expected):
-        raise CheckpointError(
-            f"{stored.name} is {found} and should be {expected}. The file does not fit its own config, or is of "
-            "another version; download the official file."
-        )
+        raise CheckpointError(f"{stored.name} is {found} and should be {expected}. {OTHER_FILE}")
     return expected
 
 

@@ -21,6 +21,12 @@ def unpack(packed: Tensor, high_first: bool = False) -> Tensor:
     return torch.stack((high, low) if high_first else (low, high), dim=-1).flatten(-2)
 
 
+def unpacked_shape(packed: Tensor) -> tuple[int, ...]:
+    """Return the shape of a matrix of which two columns share a byte of ``packed``, whatever that has for a shape."""
+    rows, *columns = packed.shape
+    return rows, *(2 * each for each in columns)
+
+
 def look_up(codes: Tensor, table: Sequence[float] | Tensor) -> Tensor:
     """Return the entry of ``table`` for each code, in float32."""
     values = torch.as_tensor(table, dtype=torch.float32, device=codes.device)

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows, tile_scales
 from .kitchen import KitchenFormat
-from .nibbles import as_e4m3, look_up, pack, unpack
+from .nibbles import as_e4m3, look_up, pack, unpack, unpacked_shape
 from .stored import Shape, StoredWeight, Writer, marker_of
 
 _BLOCK = 16  # columns with one scale; rows and columns are padded to as many, too
@@ -74,8 +74,7 @@ class Nvfp4Format(KitchenFormat):
 
     def matrix_shape(self, stored: StoredWeight) -> Shape:
         """Return the shape of the matrix, of which two columns share a byte, with its padding."""
-        rows, *columns = stored.weight.shape
-        return rows, *(2 * each for each in columns)
+        return unpacked_shape(stored.weight)
 
     def padded(self, shape: Shape) -> Shape:
         """Return ``shape`` with both sides rounded up to whole blocks."""

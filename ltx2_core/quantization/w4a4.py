@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .nibbles import unpack
+from .nibbles import unpack, unpacked_shape
 from .rotation import RotatedFormat
 from .stored import Shape, StoredWeight
 
@@ -22,8 +22,7 @@ class W4a4Format(RotatedFormat):
 
     def matrix_shape(self, stored: StoredWeight) -> Shape:
         """Return the shape of the matrix, of which two columns share a byte."""
-        rows, *columns = stored.weight.shape
-        return rows, *(2 * each for each in columns)
+        return unpacked_shape(stored.weight)
 
     def find_problem(self, stored: StoredWeight) -> str:
         """Name scales that do not fit the weight."""

@@ -4,7 +4,6 @@ from ..transformer import ATTENTIONS
 from .blend import check_prompts
 from .denoiser import Denoiser
 from .guidance import (
-    NEUTRAL,
     PASSES,
     AnyGuidance,
     Guidance,
@@ -16,11 +15,10 @@ from .guidance import (
 from .recipes import Recipe, Refine, recipe_for
 from .samplers import SAMPLERS, Step, euler
 from .schedules import SCHEDULES, ScheduleSettings, ltx2
-from .tiles import TiledNetwork, Tiles, TileSettings, count_runs, one_by_one, split_tiles
+from .tiles import TiledNetwork, Tiles, TileSettings, count_runs, one_by_one
 
 __all__ = [
     "ATTENTIONS",
-    "NEUTRAL",
     "PASSES",
     "SAMPLERS",
     "SCHEDULES",
@@ -44,5 +42,4 @@ __all__ = [
     "one_by_one",
     "passes_needed",
     "recipe_for",
-    "split_tiles",
 ]

@@ -13,9 +13,10 @@ from ..layers.norms import RMSNorm
 from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Denoising, Work, check_channels
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_layers import SHARES, Block, DiffusionBlock, TimeEmbedding, Upsample
-from .diffusion_tiles import CellGrid, Size, cell_scale, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
+from .diffusion_tiles import CellGrid, cell_scale, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
 from .keyframe_attention import Hidden, Joint, on_each
 from .layers import ChannelStatistics, patchify, unpatchify
+from .neighbourhood_attention import Size
 from .place_noise import place_noise
 from .tiling import MakeTiles, OnTile, TileAxis, TileWork, Tiling, blend_tiles
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ..geometry import SPACE_SCALE, TIME_SCALE, Keyframes
 from .diffusion_config import DiffusionDecoderConfig
+from .neighbourhood_attention import Size
 from .tiling import Grid, Span, TileAxis, Tiling, split_with_least, tile_axes, to_pixels
-
-Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

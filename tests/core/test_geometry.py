@@ -7,6 +7,7 @@ import torch
 from agreement import compare
 
 from ltx2_core import geometry
+from ltx2_core.audio_vae.config import LATENT_RATE
 from ltx2_core.geometry import ClipShape, exact_fps
 from ltx2_core.latents import AVLatent, empty
 
@@ -87,6 +88,10 @@ def patchifiers_scale():
     from ltx_core.types import VIDEO_SCALE_FACTORS
 
     return VIDEO_SCALE_FACTORS
+
+
+def test_lengths_and_the_networks_count_sound_at_the_same_rate():
+    assert geometry.AUDIO_RATE == LATENT_RATE
 
 
 def test_tokens_and_back():

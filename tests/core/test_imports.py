@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_origin
 
 import pytest
 
@@ -114,6 +114,7 @@ FILES = [
     for path in sorted(ROOT.glob(pattern))
 ]
 CORE = [file for file in FILES if file.parts[0] == "ltx2_core"]
+ROOMS = sorted({".".join(file.parent.parts) for file in CORE if file.name == "__init__.py"})
 PACK = [file for file in FILES if file.parts[0] in ("__init__.py", "nodes")]
 
 
@@ -160,10 +161,19 @@ def test_the_core_needs_only_what_is_installed_with_it():
     assert offences(CORE, lambda _, each: not each.inside and each.always and top(each.target) not in known) == {}
 
 
-@pytest.mark.parametrize("room", sorted({".".join(file.parent.parts) for file in CORE if file.name == "__init__.py"}))
+@pytest.mark.parametrize("room", ROOMS)
 def test_every_name_that_a_room_promises_is_there(room):
     found = import_module(room)
     assert [name for name in getattr(found, "__all__", ()) if not hasattr(found, name)] == []
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])  # users of the facade are not here
+def test_what_a_room_promises_is_asked_for(room):
+    """Every function and table is; types also describe what functions take and return."""
+    values = {name: getattr(import_module(room), name) for name in getattr(import_module(room), "__all__", ())}
+    types = {name for name, value in values.items() if isinstance(value, type) or get_origin(value) is not None}
+    asked = {each.target for file in FILES if file.parent != Path(*room.split(".")) for each in imports_of(file)}
+    assert [name for name in values if name not in types and f"{room}.{name}" not in asked] == []
 
 
 def test_only_two_files_of_the_pack_talk_to_comfyui():

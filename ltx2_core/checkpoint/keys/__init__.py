@@ -1,5 +1,5 @@
 """How a tensor is called in a file and in our modules: one table per network."""
 
-from .table import Keys, same, under
+from .table import Keys, same
 
-__all__ = ["Keys", "same", "under"]
+__all__ = ["Keys", "same"]

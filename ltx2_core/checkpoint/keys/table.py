@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from ...quantization import join_companion, split_companion
 
+IN_MODEL = "model.diffusion_model."  # begins the names of all that belongs to the transformer
+
 
 class Keys:
     """The names of one component's tensors.

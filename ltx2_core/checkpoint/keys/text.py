@@ -1,6 +1,6 @@
 """Names of the tensors between Gemma and the transformer (see ../README.md, "Keys")."""
 
-from .table import WEIGHTS, Keys, under
+from .table import IN_MODEL, WEIGHTS, Keys, under
 from .transformer import ATTENTION, FEED_FORWARD
 
 CONNECTOR = {
@@ -17,8 +17,8 @@ TEXT_FEATURES = Keys(
     }
 )
 
-VIDEO_CONNECTOR = Keys(under("video_embeddings_connector", "", CONNECTOR), prefixes=("model.diffusion_model.", ""))
-AUDIO_CONNECTOR = Keys(under("audio_embeddings_connector", "", CONNECTOR), prefixes=("model.diffusion_model.", ""))
+VIDEO_CONNECTOR = Keys(under("video_embeddings_connector", "", CONNECTOR), prefixes=(IN_MODEL, ""))
+AUDIO_CONNECTOR = Keys(under("audio_embeddings_connector", "", CONNECTOR), prefixes=(IN_MODEL, ""))
 
 DURATION_HEAD = Keys(
     {

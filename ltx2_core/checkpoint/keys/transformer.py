@@ -1,6 +1,6 @@
 """Names of the transformer's tensors (see ../README.md, "Keys")."""
 
-from .table import WEIGHTS, Keys, under
+from .table import IN_MODEL, WEIGHTS, Keys, under
 
 ATTENTION = {
     **under("to_q", "q", WEIGHTS),
@@ -46,7 +46,7 @@ BLOCK = {
 }
 
 TRANSFORMER = Keys(
-    prefixes=("model.diffusion_model.",),
+    prefixes=(IN_MODEL,),
     rows={
         **under("patchify_proj", "video.project_in", WEIGHTS),
         "keyframes_abs_pos_embedding": "video.keyframe_mark",

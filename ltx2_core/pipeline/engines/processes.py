@@ -50,7 +50,7 @@ class Launch:
 def _number(name: str, usual: int, least: int = 0, most: int = 2**31 - 1) -> int:
     """What the environment says by this ``name``; ``usual`` where it says nothing."""
     said = os.environ.get(name, str(usual))
-    if not (said.isdecimal() and least <= int(said) <= most):
+    if not (said.isdecimal() and len(said) < 20 and least <= int(said) <= most):  # int() refuses thousands of digits
         raise SettingError(
             f"{name} is {said[:50]!r} in the environment, where torchrun writes a number from {least} to {most:,}: "
             "start with torchrun, or unset RANK, which makes this one of several processes."

@@ -1,11 +1,8 @@
-"""Clips to latents of node graphs, and back to frames and sound.
-
-An AUDIO is a mapping of ``waveform`` (B, C, N) and ``sample_rate``.
-"""
+"""Clips to latents of node graphs, and back to frames and sound."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -28,7 +25,12 @@ from ..engine import Engine
 from ..grade import prepare_encoding
 from .latents import DEFAULT_FPS, GraphLatent, Latent, latent_of
 
-Audio = dict[str, Any]
+
+class Audio(TypedDict):
+    """An AUDIO, as ComfyUI has it."""
+
+    waveform: Tensor  # (B, C, N)
+    sample_rate: int
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def decode_mel(engine: Engine, latent: GraphLatent) -> MelSpectrogram:
 def vocode(engine: Engine, mel: MelSpectrogram) -> Audio:
     """Return the sound of every clip, on the CPU."""
     waveform, rate = Vocode(mel.mel.shape[2], len(mel.mel)).run(engine, mel.mel, mel.clip)
-    return {"waveform": waveform, "sample_rate": rate}
+    return Audio(waveform=waveform, sample_rate=rate)
 
 
 def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Audio | None:
@@ -134,16 +136,16 @@ def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Au
         return None if latent.content.audio is None else vocode(engine, decode_mel(engine, latent))
     clips, sounds = len(latent.video), given["waveform"]
     own = sounds.split(1) if len(sounds) == clips else [sounds]  # a sound for each clip, or one for all
-    sources = [audio_source({**given, "waveform": one}) for one in own]
+    sources = [audio_source(Audio(waveform=one, sample_rate=given["sample_rate"])) for one in own]
     engine.events.report_findings(sources[0].findings(latent.shape))  # they are equally long
     waveform = torch.stack([source.lasting(latent.shape) for source in sources]).repeat(clips // len(sources), 1, 1)
-    return {"waveform": waveform, "sample_rate": sources[0].sample_rate}
+    return Audio(waveform=waveform, sample_rate=sources[0].sample_rate)
 
 
 def compare_clips(how: Comparison, first: InitClip, second: InitClip) -> dict[str, Any]:
     """Return two clips as the parts of one VIDEO, at the frame rate of the first: images, audio, frame_rate."""
     fps, heard = rate_of(first.video) or DEFAULT_FPS, how.heard(first.audio, second.audio)
-    audio = None if heard is None else {"waveform": heard.waveform[None], "sample_rate": heard.sample_rate}
+    audio = None if heard is None else Audio(waveform=heard.waveform[None], sample_rate=heard.sample_rate)
     images = torch.cat([*how.frames(first.video, second.video, fps)])
     return {"images": images, "audio": audio, "frame_rate": fps}
 
@@ -170,4 +172,4 @@ def blend_clip(
         return frames, None
     heard = audio_source(audio)
     waveform, rate = how.sound(heard.waveform, heard.sample_rate, given, shape)
-    return frames, {"waveform": waveform[None], "sample_rate": rate}
+    return frames, Audio(waveform=waveform[None], sample_rate=rate)

@@ -152,8 +152,7 @@ def sample_latent(
 
 
 def upscale_latent(
-    engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None,
-    second: SecondStage = SecondStage()
+    engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None, second: SecondStage
 ) -> Latent:  # fmt: skip
     """Return the larger LATENT, in the tones that ``second`` asks for; ``wanted`` is "space" or "time" where only one
     of them is to be enlarged.
@@ -169,7 +168,7 @@ def upscale_latent(
     return latent.upscaled(content, fps)
 
 
-def _check_enlarging(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None) -> None:
+def _check_enlarging(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None) -> None:
     if not latent.has_picture:
         raise SettingError(NO_PICTURE)
     latent.check_no_guides()

@@ -125,6 +125,8 @@ def test_what_cannot_be_shrunk_is_said_and_leaves_nothing(lora, tmp_path):
     save_file({f"{BLOCK}.0.attn1.to_q.diff": torch.ones(4, 4)}, other)
     huge = tmp_path / "huge.safetensors"
     save_file({key: value * 1e25 for key, value in load_file(lora).items()}, huge)
+    large = tmp_path / "large.safetensors"
+    save_file({key: torch.full(value.shape, 6e4).half() for key, value in load_file(lora).items()}, large)
     same = shutil.copy(lora, tmp_path / "same.safetensors")
     before = sorted(path.name for path in tmp_path.iterdir())
     for source, target, wish, kind, said in (
@@ -136,6 +138,15 @@ def test_what_cannot_be_shrunk_is_said_and_leaves_nothing(lora, tmp_path):
         (same, "same.safetensors", {"overwrite": True}, TargetExistsError, "written over itself"),
         (broken, "y.safetensors", {}, CheckpointError, r"1\.attn1\.to_q\.lora_A\.weight in broken.* NaN"),
         (huge, "y.safetensors", {}, CheckpointError, r"huge\.safetensors has numbers in .* beyond all"),
+        (
+            large,
+            "y.safetensors",
+            {"rank": 2},
+            CheckpointError,
+            r"large\.safetensors has such large .* the float16",
+        ),
+        (lora, "y.safetensors", {"energy": "much"}, SettingError, "energy is "),
+        (5, "y.safetensors", {}, SettingError, "source is '5'"),
         (other, "y.safetensors", {}, CheckpointError, "no layer that is a product of two matrices"),
         # before the damage is met, so before any layer is taken apart
         (broken, "same.safetensors/y.safetensors", {}, UnreadableFileError, "cannot be written"),

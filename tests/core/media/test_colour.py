@@ -241,6 +241,18 @@ def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):
         assert torch.equal(read_picture(tagged(tmp_path / "both.png", 148, *tags, 0, 1, profile=profile)), picture)
 
 
+@pytest.mark.parametrize("tags", [(UNKNOWN, UNKNOWN, 0, 1), (BT709, UNKNOWN, 0, 1), (99, PQ, 0, 1), (BT2020,), ()])
+def test_a_profile_counts_where_a_png_names_colours_that_are_not_known(tmp_path, tags):
+    """Its red is as bright as its green."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, green = (profile.index(name) + 4 for name in (b"rXYZ", b"gXYZ"))
+    profile = profile[:red] + profile[green : green + 8] + profile[red + 8 :]
+    Image.fromarray(np.full((16, 24, 3), 148, np.uint8)).save(tmp_path / "profile.png", icc_profile=profile)
+    meant = read_picture(tmp_path / "profile.png")
+    assert (meant - 148 / 255).abs().max() > 0.1
+    assert torch.equal(read_picture(tagged(tmp_path / "both.png", 148, *tags, profile=profile)), meant)
+
+
 def test_a_picture_of_display_p3_is_the_one_that_a_profile_would_say(tmp_path):
     """Such as screens of Apple, in the curve of sRGB: dark greens and reds would be 20 of 255 off by another one."""
     codes = torch.tensor([40.0, 180.0, 70.0]) / 255

@@ -146,6 +146,15 @@ def test_frames_that_do_not_go_together_or_are_not_there(tmp_path):
         read_exr(tmp_path / "a.exr")
 
 
+def test_files_stay_what_they_are_in_another_folder(tmp_path, monkeypatch):
+    write_exr(tmp_path / "a.exr", LIGHT[0])
+    write_clip(tmp_path / "a.mp4", iter([LIGHT.clamp(0, 1)]), FPS)
+    monkeypatch.chdir(tmp_path)
+    opened = [VideoSource(each) for each in (ExrFrames(Path("a.exr"), ACESCG), "a.mp4", Path("a.mp4"))]
+    monkeypatch.chdir(tmp_path.parent)
+    assert [each.size() for each in opened] == [(64, 64)] * 3
+
+
 def test_an_mp4_of_hdr_is_tagged_and_its_white_is_where_players_expect_it(tmp_path):
     white = convert(torch.ones(2, 32, 32, 3), SRGB_LINEAR, ACESCCT)
     path = write_clip(tmp_path / "a.mp4", [white], FPS, torch.zeros(2, 4000), 48000, grading=Grading(ACESCCT))

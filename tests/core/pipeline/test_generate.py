@@ -27,6 +27,7 @@ from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import LTX2Error, MediaError, SettingError
 from ltx2_core.latents import AVLatent
+from ltx2_core.lora.shrink import shrink_lora
 from ltx2_core.media import read_picture, read_tags, write_audio, write_clip, write_frames, write_video
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
@@ -463,3 +464,19 @@ def test_what_is_of_another_kind_is_told_at_the_door(call, name, odd, models):
 def test_a_name_that_is_too_long_to_be_there_is_told(read, name):
     with pytest.raises(LTX2Error, match="too long"):
         read(name)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: save_take(path, Take(AVLatent(torch.zeros(1, 128, 1, 2, 2), None))),
+        lambda path: write_clip(path, [], 24),
+        lambda path: write_video(path, [], 24),
+        lambda path: write_audio(path, torch.zeros(2, 9), 24000),
+        lambda path: write_frames(path, []),
+        lambda path: shrink_lora(BUILT_IN, path),
+    ],
+)
+def test_a_name_with_a_zero_in_it_is_told(write, tmp_path):
+    with pytest.raises(SettingError, match="the path of a file or of a folder was expected"):
+        write(tmp_path / "a\0b.safetensors")

@@ -74,6 +74,7 @@ def test_what_torchrun_says_is_read(monkeypatch):
     ("said", "sentence"),
     [
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment, where torchrun writes a number"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE is '999"),
         ({"RANK": ""}, "RANK is '' in the environment"),
         ({"RANK": "2"}, "RANK is '2' in the environment, where torchrun writes a number from 0 to 1:"),
         ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),

@@ -72,10 +72,11 @@ def test_every_key_of_the_file_has_its_place():
 
 def test_seconds_become_frames():
     for seconds, frames in golden.vectors("2.5")["seconds_to_frames_24fps_1_to_20s"].items():
-        assert predicted_frames(float(seconds), Fraction(24)) == frames
-    assert predicted_frames(5, Fraction(30000, 1001)) == 145
+        assert predicted_frames(float(seconds), Fraction(24), 1, 20) == frames
+    assert predicted_frames(5, Fraction(30000, 1001), 1, 20) == 145
     assert predicted_frames(0.1, Fraction(24), 1, 1.01) == 17  # no 8 k + 1 lies between 24 and 24
-    assert predicted_frames(math.inf, Fraction(24)) == 473 and predicted_frames(math.nan, Fraction(24)) == 25
+    endless, unknown = (predicted_frames(seconds, Fraction(24), 1, 20) for seconds in (math.inf, math.nan))
+    assert (endless, unknown) == (473, 25)
 
 
 @pytest.mark.slow
