@@ -81,6 +81,11 @@ export function greyInactive(node) {
     const name = side === LiteGraph.INPUT && isConnected && !link?.originIsIoNode && node.inputs[slot]?.widget?.name;
     if (greyed.has(name)) letCount(node, name); // nothing is grey yet while a graph is loaded or pasted
   });
+  after(node, "onRemoved", () => {
+    for (const widget of node.widgets) {
+      if (greyed.has(widget.name)) widget.disabled = false; // else a node of another pack may be grey in its place
+    }
+  });
   afterChanges(node, refresh);
   queueMicrotask(refresh);
 }

@@ -1,21 +1,26 @@
-// Which widgets are grey, of { workflow, kind, changed } in the node of this kind as loaded, in a new one, and in the one
-// that takes its place when two prompts are dropped on the canvas, the second with these values:
-//   { loaded: [names], added: [names], replaced: [names] }
+// Which widgets are grey, of { workflow, kind, changed } in the node of this kind as loaded, in a new one, and in what takes
+// its place when prompts are dropped on the canvas: one of ComfyUI's, and one with these values behind one without:
+//   { loaded: [names], added: [names], foreign: [names], replaced: [names] }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { kind, changed }) => {
-  const look = async (way) => {
-    await page.evaluate(place, [kind, way]);
+  const look = async (way, shown = kind) => {
+    await page.evaluate(place, [shown, way]);
     await page.waitForTimeout(500);
     return page.evaluate(() => window.looked.widgets.filter((each) => each.disabled).map(({ name }) => name));
   };
   const seen = { loaded: await look("loaded"), added: await look("added") };
   if (!changed) return seen;
-  for (const values of [{}, changed]) {
-    await page.evaluate(drop, [kind, values]);
-    await page.waitForTimeout(500);
-  }
-  return { ...seen, replaced: await look("loaded") };
+  await page.evaluate(async () => (window.prompt = (await app.graphToPrompt()).output));
+  const dropped = async (shown, changes) => {
+    for (const change of [{}, changes]) {
+      await page.evaluate(drop, [kind, change]);
+      await page.waitForTimeout(500);
+    }
+    return look("loaded", shown);
+  };
+  const foreign = await dropped("KSampler", { class_type: "KSampler", inputs: { steps: 7 } });
+  return { ...seen, foreign, replaced: await dropped(kind, { inputs: changed }) };
 });
 
 function place([kind, way]) {
@@ -24,9 +29,7 @@ function place([kind, way]) {
 }
 
 // ComfyUI keeps what it knows of widgets by the id of their graph, and graphs of prompts have none.
-async function drop([kind, values]) {
-  const { output } = await app.graphToPrompt();
-  const node = Object.values(output).find(({ class_type }) => class_type === kind);
-  Object.assign(node.inputs, values);
-  await app.loadApiJson(output, "dropped");
+async function drop([kind, { class_type = kind, inputs = {} }]) {
+  const [id, node] = Object.entries(window.prompt).find(([, each]) => each.class_type === kind);
+  await app.loadApiJson({ ...window.prompt, [id]: { ...node, class_type, inputs: { ...node.inputs, ...inputs } } }, "dropped");
 }
