@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from ...errors import LostPeerError, SettingError, first_line, is_out_of_memory
 from ...memory.machine import usable
 from ...memory.ram import ram
 
+PATIENCE = timedelta(minutes=5)  # until all are there; no signal ends a process that waits for the others
 GONE = "Another process of this run is gone"  # so begins what those say that are left
 _FAILED = "ltx2 failed"  # a key of the store that all processes see: which of them failed first
 
@@ -137,7 +139,7 @@ def joining(launch: Launch) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if cards and dist.is_nccl_available() else "gloo"
     with _peers_there():
         try:
-            store, rank, size = next(dist.rendezvous("env://", launch.rank, launch.size))
+            store, rank, size = next(dist.rendezvous("env://", launch.rank, launch.size, timeout=PATIENCE))
         except ValueError as error:  # of a variable that is missing, or no number
             raise SettingError(
                 f"The processes of this run cannot meet ({first_line(error)}): start all of them with torchrun, which "

@@ -1,6 +1,7 @@
 """Processes that compute a pass together, without starting any: one that joins itself (several: ``test_sequence``)."""
 
 import socket
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from ltx2_core.cli import main
 from ltx2_core.cli.together import run_together
 from ltx2_core.memory.ram import ram
 from ltx2_core.pipeline.engines import local as local_engine
+from ltx2_core.pipeline.engines import processes
 from ltx2_core.pipeline.engines.processes import Launch, Processes, joined_processes
 from ltx2_core.pipeline.stage import TRANSFORMER
 from ltx2_core.settings import Resources
@@ -91,3 +93,13 @@ def test_what_torchrun_never_says_is_told(monkeypatch, capsys, said, sentence):
     assert main(["generate", "--prompt", "a red ball", "--output", "x.mp4"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and sentence in line
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_whoever_waits_in_vain_says_so(alone, monkeypatch, capsys, rank):
+    monkeypatch.setattr(processes, "PATIENCE", timedelta(seconds=1))
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert run_together(Launch.of_environment(), lambda tell: pytest.fail("it runs alone"), str) == 2
+    said = capsys.readouterr().err
+    assert ("Another process of this run is gone" in said) == (rank == "0") and said.count("\n") <= 1
