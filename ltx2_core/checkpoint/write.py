@@ -127,7 +127,7 @@ def check_new(target: Path, source: Path, overwrite: bool) -> None:
             would lie among them, as one more of the same.
         SettingError, UnreadableFileError: No file can have that name, or be written there.
     """
-    check_names(plain_path(str(target), "The new file"))
+    check_names(plain_path(target, "The new file"))
     with writing(target):
         folder = target.absolute().parent
         if target.suffix.lower() == ".safetensors" and source.is_dir() and folder.is_dir() and folder.samefile(source):

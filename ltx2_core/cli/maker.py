@@ -60,16 +60,16 @@ class Maker:
     def _opened(self, job: Job) -> tuple[Models, Request]:
         options = job.options()
         key = tuple(options.checkpoint or ()), options.text_encoder, options.distilled
-        with log_of(job.name):
-            if key not in self._models:
-                self._models[key] = models_of(options)
-            request = request_of(options, self._models[key])
+        if key not in self._models:
+            self._models[key] = models_of(options)
+        request = request_of(options, self._models[key])
         return self._models[key], replace(request, resources=replace(request.resources, cache=self._folder))
 
     def check(self, job: Job) -> None:
         """Raise LTX2Error if the clip cannot be; that it does not fit the card shows later."""
-        models, request = self._opened(job)
-        self._prompts[job.files] = check_clip(models, request, self._folder)
+        with log_of(job.name):
+            models, request = self._opened(job)
+            self._prompts[job.files] = check_clip(models, request, self._folder)
 
     def read(self, jobs: Sequence[Job]) -> int:
         """Read the prompts of all clips, in one load of each text encoder; returns how many were read."""
@@ -82,7 +82,8 @@ class Maker:
         return sum(self._read(job, words) for job, words in groups.values())
 
     def _read(self, job: Job, words: Sequence[str]) -> int:
-        models, request = self._opened(job)
+        with log_of(job.name):
+            models, request = self._opened(job)
         return read_ahead(models, completed(models, request), words, self._folder, self._events)
 
     def make(self, job: Job) -> Outcome:

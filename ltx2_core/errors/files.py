@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
-from typing import cast
 
 from . import LTX2Error, SettingError, UnreadableFileError
 from .foreign import shown
@@ -111,9 +110,11 @@ def as_path(given: object, what: str) -> Path:
     path = named_path(plain_path(given, what)).absolute()
     try:
         path.lstat()
-    except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            raise not_read(shown(str(given)), cast(OSError, error)) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise not_read(shown(str(given)), error) from error
+    except UnicodeEncodeError:  # of half a letter, which whoever opens it tells
+        pass
     return path
 
 

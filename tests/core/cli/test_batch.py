@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -93,11 +94,15 @@ def test_what_is_there_with_other_settings_is_replaced_only_if_that_is_asked_for
     assert (out / "line_0001.mp4").read_bytes() != before
 
 
-def test_what_is_logged_of_a_clip_begins_with_its_name(made, tmp_path, capsys):
+def test_what_is_logged_of_a_clip_begins_with_its_name(made, tmp_path, capsys, monkeypatch):
     """Of a plain one nothing is: the folder of finished windows is none that anybody has asked for."""
+    log, check = logging.getLogger("ltx2_core.pipeline"), maker.check_clip
+    monkeypatch.setattr(maker, "check_clip", lambda *given: log.warning("it is looked at.") or check(*given))
     clips = lines_of(tmp_path, {"prompt": "a"}, {"prompt": "b", "feather": 2}, {"prompt": "c", "window": 97})
     assert main(["batch", clips, "--output", str(tmp_path / "out"), *SMALL]) == 0
-    unused = [line for line in capsys.readouterr().err.splitlines() if "is not used" in line]
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "looked at" in line] == [f"line_000{n}.mp4: it is looked at." for n in (1, 2, 3)]
+    unused = [line for line in said if "is not used" in line]
     assert unused and {*unused} == {"line_0002.mp4: --feather is not used: it counts only with --mask."}
     assert [each.resume for each in made.requests] == [None, None, tmp_path / "out" / ".windows"]
 
